@@ -1,0 +1,563 @@
+/**
+ * Flags, LONGWIRE_* variables and a JSON file -> one frozen Config, checked once. One table of
+ * settings drives parsing, help, checks and the table of the README. Pure: whoever calls hands in
+ * all it reads.
+ */
+import { log_levels } from "./log.ts";
+import type { LogLevel } from "./log.ts";
+
+/** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** What an operator may choose. A field and its setting have the same name. */
+export interface Config {
+  /** The JSON file that was read; "" = none. */
+  readonly config: string;
+  /** Publish API and metrics; undefined = closed. */
+  readonly http: Address | undefined;
+  /** MQTT listener; undefined = closed. */
+  readonly mqtt: Address | undefined;
+  /** Longwire listener; undefined = closed. */
+  readonly device: Address | undefined;
+  /** Directory of the store; "memory" = nothing is kept. */
+  readonly data: string;
+  readonly synchronous: "full" | "normal";
+  readonly backend: "auto" | "epoll" | "uring" | "kqueue";
+  readonly io_threads: number | "auto";
+  readonly max_connections: number | "auto";
+  readonly node_id: string;
+  readonly log_level: LogLevel;
+  /** 0 = connections are closed at once. */
+  readonly shutdown_timeout_s: number;
+}
+
+/** The name of a setting. */
+export type SettingName = keyof Config;
+
+/** Every problem of a configuration, one sentence each: action first, input named, no period. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  constructor(readonly problems: readonly string[]) {
+    super(problems.join("\n"));
+  }
+}
+
+/** The commands of main.ts; the first is what runs when none is named. */
+export const commands = [
+  { name: "serve", help: "run the service (the default)" },
+  { name: "pub", help: "publish one message" },
+  { name: "sub", help: "print the messages of a topic filter" },
+  { name: "doctor", help: "check what this machine can do and what stands in the way" },
+  { name: "help", help: "print this text" },
+] as const;
+
+/** The name of a command. */
+export type CommandName = typeof commands[number]["name"];
+
+/** A value, or why the text is not one: "the port must be 0 to 65535". */
+type Parsed<T> = { readonly value: T } | { readonly problem: string };
+
+/** A form of value. */
+interface Type<T> {
+  /** What may be written, for people. */
+  readonly form: string;
+  readonly parse: (text: string) => Parsed<T>;
+}
+
+/** One row: `fallback` is written as an operator would write it; "" = the form's own zero value. */
+interface Setting<T> {
+  readonly type: Type<T>;
+  readonly fallback: string;
+  /** What it decides, and what its values mean. */
+  readonly help: string;
+  /** Of a number. */
+  readonly unit?: string;
+}
+
+const listener: Type<Address | undefined> = {
+  form: "host:port or off",
+  parse: (text) => text === "off" ? { value: undefined } : parse_address(text),
+};
+
+const path: Type<string> = {
+  form: "path",
+  parse: (text) =>
+    text.includes("\0") ? { problem: "a path must not contain U+0000" } : { value: text },
+};
+
+const node_name: Type<string> = {
+  form: "name",
+  parse: (text) =>
+    text === "" || /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text)
+      ? { value: text }
+      : { problem: "a node name is 1 to 63 letters, digits, dots, hyphens and underscores" },
+};
+
+function choice<T extends string>(...values: readonly T[]): Type<T> {
+  return {
+    form: values.join(", "),
+    parse: (text) => {
+      const value = values.find((name) => name === text);
+      if (value !== undefined) return { value };
+      return { problem: `it must be ${values.slice(0, -1).join(", ")} or ${values.at(-1)}` };
+    },
+  };
+}
+
+function whole_number(min: number, max: number): Type<number> {
+  return {
+    form: `${min} to ${max}`,
+    parse: (text) => {
+      const value = parse_whole(text, min, max);
+      if (value !== undefined) return { value };
+      return { problem: `it must be a whole number from ${min} to ${max}` };
+    },
+  };
+}
+
+function auto_or_number(min: number, max: number): Type<number | "auto"> {
+  return {
+    form: `auto or ${min} to ${max}`,
+    parse: (text) => {
+      const value = text === "auto" ? text : parse_whole(text, min, max);
+      if (value !== undefined) return { value };
+      return { problem: `it must be auto or a whole number from ${min} to ${max}` };
+    },
+  };
+}
+
+function parse_whole(text: string, min: number, max: number): number | undefined {
+  const value = Number(text);
+  return /^\d{1,15}$/.test(text) && value >= min && value <= max ? value : undefined;
+}
+
+/** A connection is named by 7 bits of I/O thread and 24 bits of slot (ffi/reactor.h). */
+const io_threads_max = 127;
+/** A Map holds no more than 2^24 entries, and every connected session is an entry of one. */
+const connections_max = 2 ** 24;
+
+/** The one table. The order is that of the help text and of the README. */
+export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> } = {
+  config: {
+    type: path,
+    fallback: "",
+    help: "JSON file with any of the settings below",
+  },
+  http: {
+    type: listener,
+    fallback: "127.0.0.1:8080",
+    help: "publish API and metrics",
+  },
+  mqtt: {
+    type: listener,
+    fallback: "127.0.0.1:1883",
+    help: "listener for MQTT 3.1.1 and 5",
+  },
+  device: {
+    type: listener,
+    fallback: "127.0.0.1:7000",
+    help: "listener for the Longwire device protocol",
+  },
+  data: {
+    type: path,
+    fallback: "./data",
+    help: "directory of the store; memory keeps nothing (./memory is a directory)",
+  },
+  synchronous: {
+    type: choice("full", "normal"),
+    fallback: "full",
+    help: "what an acknowledged message survives: full, a power cut; normal, a killed process",
+  },
+  backend: {
+    type: choice("auto", "epoll", "uring", "kqueue"),
+    fallback: "auto",
+    help: "how bytes are moved; auto takes the best that this machine can do",
+  },
+  io_threads: {
+    type: auto_or_number(1, io_threads_max),
+    fallback: "auto",
+    unit: "threads",
+    help: "threads that move bytes; auto leaves one core to the rest",
+  },
+  max_connections: {
+    type: auto_or_number(1, connections_max),
+    fallback: "auto",
+    unit: "connections",
+    help: "devices connected at once; auto is what descriptors and memory allow",
+  },
+  node_id: {
+    type: node_name,
+    fallback: "",
+    help: "name of this node; unset, the host name",
+  },
+  log_level: {
+    type: choice(...log_levels),
+    fallback: "info",
+    help: "least level that is written to stderr",
+  },
+  shutdown_timeout_s: {
+    type: whole_number(0, 3600),
+    fallback: "10",
+    unit: "s",
+    help: "how long a stop waits for devices to take what is queued",
+  },
+};
+
+const setting_names = Object.keys(settings) as SettingName[];
+
+/** One value as it was written, and the words that say where. */
+interface Given {
+  readonly text: string;
+  /** `--mqtt`, `LONGWIRE_MQTT` or `mqtt`. */
+  readonly name: string;
+  /** "" or ` in longwire.json`. */
+  readonly place: string;
+}
+
+type GivenSettings = Partial<Record<SettingName, Given>>;
+
+/**
+ * Takes the command off the front of the arguments: `serve` when there is none, `help` when help is
+ * asked for before any other command.
+ * @throws ConfigError when the first argument is a word but not a command
+ */
+export function parse_command(
+  args: readonly string[],
+): { readonly name: CommandName; readonly args: readonly string[] } {
+  const [first = ""] = args;
+  const named = commands.find((command) => command.name === first);
+  if (named === undefined && first !== "" && !first.startsWith("-")) {
+    const near = nearest(first, commands.map((command) => command.name));
+    throw new ConfigError([`Cannot run "${first}": there is no such command${did_you_mean(near)}`]);
+  }
+  const rest = named === undefined ? args : args.slice(1);
+  const name = named?.name ?? "serve";
+  const asks_help = name === "serve" && rest.some((arg) => arg === "--help" || arg === "-h");
+  return { name: asks_help ? "help" : name, args: rest };
+}
+
+/**
+ * The configuration of `serve`. A flag beats the environment, the environment the file, the file
+ * the default. An environment variable that is set but empty counts as not set.
+ * @param args flags only: parse_command took the command off
+ * @param read_file text of the file that `config` names; what it throws becomes a problem
+ * @param host_name what `node_id` is when nobody sets it
+ * @throws ConfigError with every problem at once
+ */
+export function parse_config(
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+  read_file: (path: string) => string,
+  host_name = "localhost",
+): Config {
+  const problems: string[] = [];
+  const by_flag = given_by_flags(args, problems);
+  const by_env = given_by_environment(env, problems);
+  const file = by_flag.config ?? by_env.config;
+  const has_file = file !== undefined && file.text !== ""; // an empty path is a problem below
+  const by_file = has_file ? given_by_file(file, read_file, problems) : {};
+  const given: GivenSettings = { ...by_file, ...by_env, ...by_flag };
+  const values: Partial<Record<SettingName, unknown>> = {};
+  for (const name of setting_names) {
+    const parsed = parse_setting(name, given[name], problems);
+    if (parsed !== undefined) values[name] = parsed.value;
+  }
+  if (given.node_id === undefined) values.node_id = host_name;
+  // A listener that could not be read is as good as closed here: its own problem is in the list.
+  check_listeners(values as Partial<Config>, given, problems);
+  if (problems.length > 0) throw new ConfigError(problems);
+  return Object.freeze(values as unknown as Config);
+}
+
+function parse_setting(
+  name: SettingName,
+  given: Given | undefined,
+  problems: string[],
+): { value: unknown } | undefined {
+  const { type, fallback } = settings[name];
+  const parsed: Parsed<unknown> = given?.text === ""
+    ? { problem: "a value is missing" }
+    : type.parse(given?.text ?? fallback);
+  if ("value" in parsed) return parsed;
+  // No place to name: the default is at fault, so the table above is.
+  if (given === undefined) throw new Error(`config.ts: default of ${name}: ${parsed.problem}`);
+  problems.push(`Cannot use ${given.name} "${given.text}"${given.place}: ${parsed.problem}`);
+  return undefined;
+}
+
+const listener_names = ["http", "mqtt", "device"] as const;
+
+/** What holds between settings, and promise 8: without keys, loopback only. */
+function check_listeners(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
+  const taken = new Map<string, SettingName>();
+  for (const name of listener_names) {
+    const address = values[name];
+    if (address === undefined) continue;
+    const text = format_address(address);
+    const { name: source, place } = given[name] ?? { name, place: "" };
+    if (!is_loopback(address)) {
+      problems.push(
+        `Cannot listen on ${text} without keys: ${source}${place} must be a loopback address ` +
+          `(127.0.0.1, [::1] or localhost), because without keys whoever connects may do anything`,
+      );
+    }
+    const other = taken.get(text);
+    if (other !== undefined && address.port !== 0) {
+      problems.push(`Cannot use ${source} "${text}"${place}: ${other} listens there`);
+    }
+    taken.set(text, name);
+  }
+  const all_off = listener_names.every((name) => name in values && values[name] === undefined);
+  if (all_off) problems.push("Cannot serve: http, mqtt and device are all off");
+}
+
+function given_by_flags(args: readonly string[], problems: string[]): GivenSettings {
+  const given: GivenSettings = {};
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    if (!arg.startsWith("--") || arg === "--") {
+      problems.push(`Cannot use argument "${arg}": settings are written --name value`);
+      continue;
+    }
+    const equals = arg.indexOf("=");
+    const flag = equals === -1 ? arg : arg.slice(0, equals);
+    const name = flag.slice(2).replaceAll("-", "_");
+    if (!is_setting(name)) {
+      const near = nearest(name, setting_names);
+      problems.push(`Cannot use ${flag}: there is no such setting${did_you_mean(near, "--")}`);
+      // Its value is not a second problem
+      if (equals === -1 && args[i + 1] !== undefined && !args[i + 1]!.startsWith("-")) i++;
+      continue;
+    }
+    let text = arg.slice(equals + 1);
+    if (equals === -1) {
+      const next = args[i + 1];
+      if (next === undefined || next.startsWith("--")) {
+        problems.push(`Cannot use ${flag}: a value is missing (${settings[name].type.form})`);
+        continue;
+      }
+      text = next;
+      i++;
+    }
+    if (given[name] !== undefined) {
+      problems.push(`Cannot use ${flag} "${text}": it is given twice`);
+      continue;
+    }
+    given[name] = { text, name: flag, place: "" };
+  }
+  return given;
+}
+
+const env_prefix = "LONGWIRE_";
+
+/**
+ * Kubernetes sets these for a Service called `longwire` or `longwire-mqtt`, in every pod of the
+ * namespace: LONGWIRE_SERVICE_HOST, LONGWIRE_MQTT_PORT=tcp://10.0.0.7:1883. They are nobody's
+ * typing error, which LONGWIRE_MQTT_PORT=1883 is.
+ */
+function is_kubernetes(name: string, text: string): boolean {
+  return /(^|_)(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)$/.test(
+    name,
+  ) ||
+    (/(^|_)PORT$/.test(name) && /^[a-z]+:\/\//.test(text));
+}
+
+function given_by_environment(
+  env: Readonly<Record<string, string>>,
+  problems: string[],
+): GivenSettings {
+  const given: GivenSettings = {};
+  for (const [variable, text] of Object.entries(env)) {
+    if (!variable.startsWith(env_prefix) || text === "") continue;
+    const rest = variable.slice(env_prefix.length);
+    if (rest.startsWith("TEST_")) continue; // of the tests, which start services too
+    const name = rest.toLowerCase();
+    if (is_setting(name) && rest === rest.toUpperCase()) {
+      given[name] = { text, name: variable, place: "" };
+    } else if (!is_kubernetes(rest, text)) {
+      const near = nearest(name, setting_names);
+      const hint = did_you_mean(near?.toUpperCase(), env_prefix);
+      problems.push(`Cannot use ${variable}: there is no such setting${hint}`);
+    }
+  }
+  return given;
+}
+
+function given_by_file(
+  { text: file, name: source }: Given,
+  read_file: (path: string) => string,
+  problems: string[],
+): GivenSettings {
+  let content: unknown;
+  try {
+    content = JSON.parse(read_file(file));
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    problems.push(`Cannot read ${source} "${file}": ${why.replace(/\.$/, "")}`);
+    return {};
+  }
+  if (typeof content !== "object" || content === null || Array.isArray(content)) {
+    problems.push(`Cannot read ${source} "${file}": it must hold one JSON object`);
+    return {};
+  }
+  const given: GivenSettings = {};
+  const place = ` in ${file}`;
+  for (const [name, value] of Object.entries(content)) {
+    if (name === "config") {
+      problems.push(`Cannot use config${place}: a file cannot name another`);
+    } else if (!is_setting(name)) {
+      const hint = did_you_mean(nearest(name, setting_names));
+      problems.push(`Cannot use ${name}${place}: there is no such setting${hint}`);
+    } else if (typeof value === "string" || typeof value === "number") {
+      given[name] = { text: String(value), name, place };
+    } else {
+      const json = JSON.stringify(value);
+      problems.push(`Cannot use ${name} ${json}${place}: it must be a string or a number`);
+    }
+  }
+  return given;
+}
+
+function is_setting(name: string): name is SettingName {
+  return Object.hasOwn(settings, name);
+}
+
+/** `127.0.0.1:80`, `localhost:80` or `[::1]:80`. Other names are not looked up: parsing is pure. */
+function parse_address(text: string): Parsed<Address> {
+  const parts = /^(?:\[([^\]]*)\]|([^:]*)):([^:]*)$/.exec(text);
+  if (parts === null) {
+    const is_bare_ipv6 = text.split(":").length > 2;
+    return { problem: `it must be host:port${is_bare_ipv6 ? ", like [::1]:7000" : " or off"}` };
+  }
+  const [, ipv6, name = "", port_text = ""] = parts;
+  const host = ipv6 === undefined ? ipv4_address(name) : ipv6_address(ipv6);
+  if (host === undefined) {
+    return { problem: "the host must be an IPv4 address, an IPv6 address in [] or localhost" };
+  }
+  const port = Number(port_text);
+  if (!/^\d{1,5}$/.test(port_text) || port > 65_535) {
+    return { problem: "the port must be 0 to 65535" };
+  }
+  return { value: Object.freeze({ host, port }) };
+}
+
+/** localhost is 127.0.0.1: one address, whatever the machine's resolver says. */
+function ipv4_address(name: string): string | undefined {
+  if (name.toLowerCase() === "localhost") return "127.0.0.1";
+  const octets = name.split(".");
+  const is_octet = (octet: string) => /^(0|[1-9]\d{0,2})$/.test(octet) && Number(octet) <= 255;
+  return octets.length === 4 && octets.every(is_octet) ? name : undefined;
+}
+
+/** The shortest form (RFC 5952), so that equal addresses are equal texts. */
+function ipv6_address(name: string): string | undefined {
+  if (!/^[0-9A-Fa-f:.]+$/.test(name)) return undefined; // no zones, nothing a URL would decode
+  const url = URL.parse(`http://[${name}]/`);
+  return url === null ? undefined : url.hostname.slice(1, -1);
+}
+
+function is_loopback({ host }: Address): boolean {
+  return host === "::1" || host.startsWith("127.");
+}
+
+/** `127.0.0.1:1883`, `[::1]:7000`. */
+export function format_address({ host, port }: Address): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function did_you_mean(name: string | undefined, prefix = ""): string {
+  return name === undefined ? "" : `; did you mean ${prefix}${name}`;
+}
+
+/** The name that is fewest edits away, if it is near enough to be what was meant. */
+function nearest(name: string, names: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let best_distance = Math.max(2, Math.floor(name.length / 3)) + 1;
+  for (const candidate of names) {
+    const distance = edit_distance(name, candidate);
+    if (distance < best_distance && distance < candidate.length) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+/** Levenshtein distance. A name longer than any setting is cut: it is near none. */
+function edit_distance(a: string, b: string): number {
+  a = a.slice(0, 64);
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+const help_columns_max = 100;
+
+/** What `help` prints: usage, commands, settings; ends with a newline. */
+export function help_text(): string {
+  const command_lines = commands.map(({ name, help }) => `  ${name.padEnd(8)}${help}`);
+  const setting_lines = setting_names.flatMap((name) => {
+    const { help } = settings[name];
+    const indent = 24;
+    const [first = "", ...more] = wrap(`${help} ${form_text(name)}`, help_columns_max - indent);
+    return [`  --${name.padEnd(indent - 4)}${first}`, ...more.map((l) => " ".repeat(indent) + l)];
+  });
+  return [
+    "Longwire: a push service for fleets of devices",
+    "",
+    "Usage: longwire [command] [--setting value ...]",
+    "",
+    "Commands:",
+    ...command_lines,
+    "",
+    "Settings of serve:",
+    ...setting_lines,
+    "",
+    "Each setting is a flag (--io_threads 2), a variable (LONGWIRE_IO_THREADS=2) or a member of",
+    'the file ("io_threads": 2). The first of them that is there wins; an empty variable is not.',
+    "",
+  ].join("\n");
+}
+
+/** The same table for the README, as Markdown; ends with a newline. */
+export function settings_markdown(): string {
+  const rows = setting_names.map((name) => {
+    const { fallback, help } = settings[name];
+    const shown = fallback === "" ? "none" : `\`${fallback}\``;
+    return `| \`${name}\` | ${shown} | ${form_of(name)} | ${help} |`;
+  });
+  return ["| setting | default | value | |", "|---|---|---|---|", ...rows, ""].join("\n");
+}
+
+function form_of(name: SettingName): string {
+  const { type, unit } = settings[name];
+  return unit === undefined ? type.form : `${type.form} ${unit}`;
+}
+
+function form_text(name: SettingName): string {
+  const { fallback } = settings[name];
+  return `(${form_of(name)}${fallback === "" ? "" : `; default ${fallback}`})`;
+}
+
+function wrap(text: string, columns_max: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(" ")) {
+    const line = lines.at(-1);
+    if (line !== undefined && line.length + 1 + word.length <= columns_max) {
+      lines[lines.length - 1] = `${line} ${word}`;
+    } else {
+      lines.push(word);
+    }
+  }
+  return lines;
+}

@@ -1,0 +1,323 @@
+/**
+ * What Longwire frames mean: the driver of connections that speak Longwire's own protocol. A session is
+ * acknowledged cumulatively, so its cursor is all that must be known of what the device has: there is
+ * no in-flight window, and what was not acknowledged is sent again to the next connection.
+ */
+import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import type { Reactor } from "../ffi/reactor.ts";
+import { type Code, codes, Refusal } from "./codes.ts";
+import type { Driver, Hub } from "./hub.ts";
+import { limits } from "./limits.ts";
+import {
+  type Ack,
+  decode_frame,
+  encode,
+  type Frame,
+  type FrameCursor,
+  type FrameInit,
+  type FrameSubscription,
+  type Hello,
+  type PublishFrame,
+  type SubscribeFrame,
+  type UnsubscribeFrame,
+} from "./protocol/longwire.ts";
+import type { Router } from "./router.ts";
+import { type Session, SubscriptionOptions, Wire } from "./session.ts";
+import type { Sessions } from "./sessions.ts";
+
+/** What a connection over the limit is told before it is closed; devices come back at random after it. */
+const busy_retry_after_ms = 5000;
+
+/** A place in the log that a device names: an offset, or `lost` for one of another epoch. */
+type Place = number | "lost";
+
+export class LongwireDriver implements Driver {
+  readonly name = "longwire";
+  /** One start of this node: Welcome.boot_id. */
+  readonly #boot_id = crypto.randomUUID();
+  readonly #secret_key = randomBytes(32);
+  /** Where those connections stand that said so in Hello: their subscriptions start there. */
+  readonly #resumed = new Map<Session, number>();
+
+  constructor(
+    readonly reactor: Reactor,
+    readonly router: Router,
+    readonly sessions: Sessions,
+    readonly hub: Hub,
+    readonly now_ms: () => number,
+    readonly node_id: string,
+  ) {}
+
+  on_first(conn: number, generation: number, bytes: Uint8Array, begin: number, end: number): void {
+    const hello = decode_frame(bytes, begin, end);
+    if (hello.type !== "hello") {
+      throw new Refusal(codes.protocol_error, "The first frame must be Hello");
+    }
+    const id = hello.session_id === "" ? `auto-${crypto.randomUUID()}` : hello.session_id;
+    const present = this.sessions.get(id);
+    if (present?.connected && !this.#knows_secret(id, hello.resume_secret)) {
+      throw new Refusal(codes.session_in_use);
+    }
+    this.hub.claim(conn, generation, this, {
+      id,
+      wire: Wire.longwire,
+      clean: hello.clean,
+      transient: hello.clean,
+      granted: (session, found) => this.#granted(session, found, hello),
+    });
+  }
+
+  on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void {
+    const frame: Frame = decode_frame(bytes, begin, end);
+    switch (frame.type) {
+      case "publish":
+        return this.#publish(session, frame);
+      case "ack":
+        return this.#acked(session, frame);
+      case "subscribe":
+        return this.#subscribe(session, frame);
+      case "unsubscribe":
+        return this.#unsubscribe(session, frame);
+      case "goodbye":
+        return this.hub.drop(session, codes.normal);
+      case "heartbeat": // one that came before the reactor was told to answer
+      case "status":
+      case "status_batch":
+        return;
+      default: // a second Hello, and what only the service sends
+        throw new Refusal(codes.protocol_error, `A device may not send ${frame.type} here`);
+    }
+  }
+
+  refuse_first(conn: number, generation: number, code: Code, detail: string): void {
+    this.reactor.send(
+      conn,
+      generation,
+      encode({
+        type: "refuse",
+        code: code.number,
+        detail,
+      }),
+    );
+  }
+
+  goodbye(session: Session, code: Code, detail: string): void {
+    this.#send(session, { type: "goodbye", code: code.number, detail });
+  }
+
+  on_gap(session: Session, from: number, to: number): void {
+    this.#send(session, { type: "gap", from: from + 1, to });
+  }
+
+  on_closed(session: Session): void {
+    this.#resumed.delete(session);
+  }
+
+  published(session: Session, token: number, offset: number): void {
+    if (!is_current(session, token)) return;
+    this.#send(session, { type: "published", request_id: request_id_of(token), offset });
+  }
+
+  refused(session: Session, token: number, code: Code, detail: string): void {
+    if (!is_current(session, token)) return;
+    const request_id = request_id_of(token);
+    this.#send(session, { type: "published", request_id, code: code.number, detail });
+  }
+
+  /** The same for every connection of a session while the process runs: nothing has to be kept. */
+  #secret_of(id: string): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(createHmac("sha256", this.#secret_key).update(id).digest());
+  }
+
+  #knows_secret(id: string, given: string): boolean {
+    const secret = new TextEncoder().encode(this.#secret_of(id).toHex());
+    const candidate = new TextEncoder().encode(given);
+    return candidate.length === secret.length && timingSafeEqual(candidate, secret);
+  }
+
+  #granted(session: Session, present: boolean, hello: Hello): void {
+    session.expiry_s = hello.clean ? 0 : limits.longwire_session_expiry_s;
+    session.ends_ms = 0;
+    forget_inflight(session);
+    const asked_s = Math.min(hello.keepalive_s, limits.keepalive_max_s);
+    const keepalive_s = asked_s === 0 ? limits.keepalive_default_s : asked_s;
+    this.#welcome(session, present, keepalive_s);
+    this.reactor.activate(session.conn, session.generation, {
+      keepalive_ms: keepalive_s * 1000 * limits.heartbeats_missed_max,
+      inflight_max: 0,
+      frame_bytes_max: 0,
+      report_acks: false,
+    });
+    const place = this.#place_of_hello(hello);
+    if (typeof place === "number") {
+      session.cursor = place;
+      this.#resumed.set(session, place);
+    } else if (place === "lost" || !present) {
+      session.cursor = this.router.dispatched;
+    }
+    if (place === "lost") this.#all_lost(session);
+    if (!present) return;
+    for (const [filter, options] of session.subscriptions()) {
+      this.router.join(session, filter, options);
+    }
+    this.hub.resume(session);
+  }
+
+  #welcome(session: Session, resumed: boolean, keepalive_s: number): void {
+    this.#send(session, {
+      type: "welcome",
+      node: this.node_id,
+      epoch: this.router.store.epoch,
+      limits: {
+        frame_bytes_max: limits.frame_bytes_max,
+        payload_bytes_max: limits.payload_bytes_max,
+        topic_bytes_max: limits.topic_bytes_max,
+        filters_per_frame_max: limits.filters_per_packet_max,
+        subscriptions_max: limits.subscriptions_per_session_max,
+      },
+      server_time_ms: this.now_ms(),
+      keepalive_s,
+      resumed,
+      resume_secret: this.#secret_of(session.id).toHex(),
+      // What is stored but not dispatched yet still comes live.
+      head_offset: this.router.dispatched,
+      boot_id: this.#boot_id,
+      session_id: session.id,
+    });
+  }
+
+  #place_of(cursor: FrameCursor): Place {
+    const { epoch } = this.router.store;
+    if (cursor.epoch !== "" && cursor.epoch !== epoch) return "lost";
+    return Math.min(cursor.offset, this.router.dispatched);
+  }
+
+  /** A device that moved between clusters brings a cursor for each. */
+  #place_of_hello(hello: Hello): Place | undefined {
+    const places = hello.resume.map((cursor) => this.#place_of(cursor));
+    return places.find((place) => place !== "lost") ?? places[0];
+  }
+
+  /** Offsets of another epoch say nothing about this one: what is in the log may all be new. */
+  #all_lost(session: Session): void {
+    this.on_gap(session, 0, this.router.dispatched);
+  }
+
+  #acked(session: Session, { offset, epoch }: Ack): void {
+    if (epoch !== "" && epoch !== this.router.store.epoch) return; // late, of a log that is gone
+    if (offset > this.router.dispatched) {
+      throw new Refusal(codes.protocol_error, `Ack of offset ${offset}, which was not sent`);
+    }
+    this.sessions.acked(session, offset);
+  }
+
+  #publish(session: Session, frame: PublishFrame): void {
+    const { request_id, topic, payload, qos, retain, ttl_ms, key, properties } = frame;
+    const token = token_of(session, request_id);
+    if (topic.startsWith("$SYS/")) {
+      const refusal = new Refusal(codes.forbidden, "$SYS is the server's own");
+      if (request_id === 0) throw refusal;
+      return this.refused(session, token, refusal.code, refusal.message);
+    }
+    const time_ms = this.now_ms();
+    const expires_ms = ttl_ms === 0 ? 0 : Math.min(time_ms + ttl_ms, Number.MAX_SAFE_INTEGER);
+    const message = { topic, payload, qos, retain, time_ms, expires_ms, key };
+    this.router.publish(
+      properties === undefined ? message : { ...message, properties },
+      session,
+      token,
+      session,
+    );
+  }
+
+  #subscribe(session: Session, { request_id, subscriptions }: SubscribeFrame): void {
+    const results: number[] = [];
+    const retained: [filter: string, options: number][] = [];
+    let is_lost = false;
+    for (const wanted of subscriptions) {
+      const { filter, qos } = wanted;
+      const refusal = this.hub.refusal_of(session, filter);
+      results.push(refusal?.number ?? codes.normal.number);
+      if (refusal !== null) continue;
+      const options = SubscriptionOptions.pack(qos, false, false, 0);
+      const is_new = session.options_of(filter) === undefined;
+      const place = this.#start_of(session, wanted, is_new);
+      if (typeof place === "number") {
+        // A connection that ends before it is through begins there again.
+        session.cursor = Math.min(session.cursor, place);
+        this.hub.subscribe(session, filter, options, place);
+      } else {
+        is_lost ||= place === "lost";
+        this.hub.subscribe(session, filter, options);
+        if (is_new) retained.push([filter, options]);
+      }
+    }
+    this.hub.when_kept(session, () => {
+      this.#send(session, { type: "subscribed", request_id, codes: results });
+      if (is_lost) this.#all_lost(session);
+      for (const [filter, options] of retained) this.hub.send_retained(session, filter, options);
+    });
+  }
+
+  /** Where a subscription starts; undefined = with what is published from now on. */
+  #start_of(session: Session, wanted: FrameSubscription, is_new: boolean): Place | undefined {
+    if (wanted.after !== undefined) return this.#place_of(wanted.after);
+    return is_new ? this.#resumed.get(session) : undefined;
+  }
+
+  #unsubscribe(session: Session, { request_id, filters }: UnsubscribeFrame): void {
+    const results = filters.map((filter) => {
+      const code = this.hub.unsubscribe(session, filter) ? codes.normal : codes.not_found;
+      return code.number;
+    });
+    this.hub.when_kept(session, () => {
+      this.#send(session, { type: "unsubscribed", request_id, codes: results });
+    });
+  }
+
+  #send(session: Session, frame: FrameInit): void {
+    this.reactor.send(session.conn, session.generation, encode(frame));
+  }
+}
+
+/** The frame that answers a connection over the limit: at most 64 bytes (ffi/reactor.h). */
+export function busy_frame(): Uint8Array {
+  const { number, meaning } = codes.server_busy;
+  return encode({
+    type: "refuse",
+    code: number,
+    detail: meaning,
+    retry_after_ms: busy_retry_after_ms,
+  });
+}
+
+/** A session that was MQTT's: what that left unacknowledged is sent again as if it never had been. */
+function forget_inflight(session: Session): void {
+  const oldest = session.inflight?.[0]?.seq ?? 0;
+  if (oldest > 0) session.cursor = Math.min(session.cursor, oldest - 1);
+  session.inflight = null;
+  session.incoming = null;
+}
+
+const request_ids = 0x1_0000_0000;
+const connections = 0x20_0000;
+
+/** Tells this connection of the session from the ones before it: slots have generations of their own. */
+function connection_of(session: Session): number {
+  return (session.generation * 8191 + session.conn) % connections;
+}
+
+/** Bits 0-31 request id, above them 21 bits of the connection. 0 = no answer is wanted. */
+function token_of(session: Session, request_id: number): number {
+  return request_id === 0 ? 0 : connection_of(session) * request_ids + request_id;
+}
+
+function request_id_of(token: number): number {
+  return token % request_ids;
+}
+
+/** Whether an answer is wanted, and the connection that wanted it is still the session's. */
+function is_current(session: Session, token: number): boolean {
+  return token !== 0 && session.connected && !session.closing &&
+    Math.floor(token / request_ids) === connection_of(session);
+}

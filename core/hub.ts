@@ -1,0 +1,339 @@
+/**
+ * The loop that drains the reactor's batches and knows which session a connection belongs to. Invariant:
+ * a session has at most one connection; a second one waits until the reactor has said that the first is
+ * gone, so what the first had in flight is known before the second is answered.
+ */
+import type { Closed, Reactor, ReactorHandler } from "../ffi/reactor.ts";
+import { type Code, code_of, codes, Refusal } from "./codes.ts";
+import { limits } from "./limits.ts";
+import type { Log } from "./log.ts";
+import { Replayer } from "./replay.ts";
+import type { Router } from "./router.ts";
+import { offline, type PublishAnswers, Session, type Wire } from "./session.ts";
+import type { Sessions } from "./sessions.ts";
+
+/** One device protocol: what its packets mean. Drivers hold no state of a connection. */
+export interface Driver extends PublishAnswers {
+  readonly name: string;
+  /** The first frame. Throws Refusal, or calls hub.claim(). */
+  on_first(conn: number, generation: number, bytes: Uint8Array, begin: number, end: number): void;
+  on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void;
+  /** Says why to a device that has no session yet. Closing is the hub's. `wire` as in its claim, if any. */
+  refuse_first(conn: number, generation: number, code: Code, detail: string, wire?: Wire): void;
+  /** Says goodbye to a device that is about to be closed. */
+  goodbye(session: Session, code: Code, detail: string): void;
+  /** Messages after offset `from`, up to `to`, have expired before the session could have them. */
+  on_gap(session: Session, from: number, to: number): void;
+  /** The connection is gone; `session` still has its subscriptions, and no connection. */
+  on_closed(session: Session, code: Code): void;
+}
+
+/** A connection whose session is not there yet. The reactor passes nothing on until it is active. */
+class Handshake {
+  constructor(
+    readonly driver: Driver,
+    readonly conn: number,
+    readonly generation: number,
+    readonly claim: Claim,
+  ) {}
+}
+
+/** What a driver wants when the first packet was good. */
+export interface Claim {
+  readonly id: string;
+  readonly wire: Wire;
+  /** Forget what an earlier connection of the session left behind. */
+  readonly clean: boolean;
+  /** The session ends with its connection. */
+  readonly transient: boolean;
+  /** Called once, with the session bound to the connection; `present` = it had been there before. */
+  granted(session: Session, present: boolean): void;
+}
+
+/** How long the loop goes on before it lets HTTP and timers have a turn. */
+const slice_ms = 4;
+
+export class Hub implements ReactorHandler {
+  readonly #slots: (Session | Handshake | undefined)[][] = [];
+  /** Sessions whose connection is being closed for a successor. */
+  readonly #successors = new Map<Session, Handshake>();
+  readonly #replayer: Replayer;
+  #stopping = false;
+
+  constructor(
+    readonly reactor: Reactor,
+    readonly router: Router,
+    readonly sessions: Sessions,
+    readonly log: Log,
+    /** By listener, in the order of Reactor.listen(). */
+    readonly drivers: Driver[] = [],
+  ) {
+    this.#replayer = new Replayer(reactor, router, log, (session, from, to) => {
+      this.driver_of(session).on_gap(session, from, to);
+    });
+  }
+
+  /** Drains the reactor until stop(). */
+  async run(): Promise<void> {
+    while (!this.#stopping) {
+      const until = performance.now() + slice_ms;
+      let events: number;
+      do {
+        events = this.reactor.poll(this);
+        this.router.end_turn();
+      } while (events > 0 && performance.now() < until);
+      if (events > 0) await new Promise((resolve) => setTimeout(resolve, 0));
+      else if (!this.#stopping) await this.reactor.wait(-1);
+    }
+  }
+
+  stop(): void {
+    this.#stopping = true;
+    this.reactor.wake();
+  }
+
+  /** Says goodbye to a session's device and closes its connection. */
+  close(session: Session, code: Code, detail = code.meaning): void {
+    if (!session.connected || session.closing) return;
+    this.driver_of(session).goodbye(session, code, detail);
+    this.drop(session, code);
+  }
+
+  /** Closes a session's connection without a word of the protocol. */
+  drop(session: Session, code: Code): void {
+    if (!session.connected || session.closing) return;
+    session.closing = true;
+    this.reactor.close_connection(session.conn, session.generation, code.number);
+    this.router.schedule_turn();
+  }
+
+  driver_of(session: Session): Driver {
+    return this.drivers[session.listener];
+  }
+
+  /** Binds a connection to the session `claim.id`, at once or when its earlier connection is gone. */
+  claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
+    const handshake = new Handshake(driver, conn, generation, claim);
+    const present = this.sessions.get(claim.id);
+    if (present === undefined || !present.connected) return this.#grant(handshake);
+    this.#set(conn, handshake);
+    const waiting = this.#successors.get(present);
+    if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
+    this.#successors.set(present, handshake);
+    this.close(present, codes.taken_over);
+  }
+
+  on_frame(
+    conn: number,
+    generation: number,
+    bytes: Uint8Array,
+    begin: number,
+    end: number,
+    first: boolean,
+    listener: number,
+  ): void {
+    if (first) return this.#on_first(conn, generation, bytes, begin, end, listener);
+    const session = this.#session(conn, generation);
+    if (session !== undefined && !session.closing) this.#frame(session, bytes, begin, end);
+  }
+
+  on_violation(conn: number, generation: number, code: number, listener: number): void {
+    const slot = this.#get(conn);
+    const why = code_of(code);
+    if (slot instanceof Session && slot.generation === generation) this.close(slot, why);
+    else if (slot instanceof Handshake && slot.generation === generation) {
+      this.#refuse(slot, why, why.meaning);
+    } else this.#refuse_first(this.drivers[listener], conn, generation, why, why.meaning);
+  }
+
+  on_closed(conn: number, generation: number, code: number, closed: Closed): void {
+    const slot = this.#get(conn);
+    if (slot?.generation === generation) this.#set(conn, undefined);
+    if (slot instanceof Session && slot.generation === generation) {
+      this.#detach(slot, code_of(code), closed);
+    }
+    this.reactor.release(conn, generation);
+  }
+
+  on_acked(conn: number, generation: number, seq: number): void {
+    const session = this.#session(conn, generation);
+    if (session !== undefined) this.sessions.acked(session, seq);
+  }
+
+  on_behind(conn: number, generation: number, seq: number): void {
+    const session = this.#session(conn, generation);
+    if (session !== undefined) this.#replayer.fell_behind(session, seq - 1);
+  }
+
+  on_room(conn: number, generation: number, messages: number): void {
+    const session = this.#session(conn, generation);
+    if (session !== undefined) this.#replayer.room(session, messages);
+  }
+
+  /** Sends the retained messages that match a filter that was just subscribed to. */
+  send_retained(session: Session, filter: string, options: number): void {
+    this.#replayer.send_retained(session, filter, options);
+  }
+
+  /** Sends a session what it has missed: from its cursor on, what it had in flight first. */
+  resume(session: Session): void {
+    this.#replayer.start(session);
+  }
+
+  /** Makes a session hear what matches the filter from now on, or from after an offset of the log on. */
+  subscribe(session: Session, filter: string, options: number, after?: number): void {
+    const before = session.options_of(filter);
+    if (before !== undefined) this.router.leave(session, filter, before);
+    session.subscribe(filter, options);
+    this.router.join(session, filter, options);
+    if (before === undefined || after !== undefined) {
+      this.#replayer.subscribed(session, filter, after ?? this.router.dispatched);
+    }
+  }
+
+  /** Why a session may not subscribe to a filter; null = it may. */
+  refusal_of(session: Session, filter: string): Code | null {
+    if (filter.startsWith("$share/")) return codes.shared_unsupported;
+    const is_more = session.options_of(filter) === undefined;
+    return is_more && session.subscription_count >= limits.subscriptions_per_session_max
+      ? codes.subscription_limit
+      : null;
+  }
+
+  /** Undoes subscribe(); answers whether there was such a subscription. */
+  unsubscribe(session: Session, filter: string): boolean {
+    const options = session.options_of(filter);
+    if (options === undefined) return false;
+    this.router.leave(session, filter, options);
+    session.unsubscribe(filter);
+    return true;
+  }
+
+  /** Calls `answer` when the changed session is durable, if it has to be, and still on its connection. */
+  when_kept(session: Session, answer: () => void): void {
+    const kept = this.sessions.keep(session);
+    if (!(kept instanceof Promise)) return answer();
+    const { conn, generation } = session;
+    const is_there = () =>
+      session.conn === conn && session.generation === generation && !session.closing;
+    kept.then(() => {
+      if (is_there()) answer();
+      this.router.schedule_turn();
+    }, (error) => {
+      const code = error instanceof Refusal ? error.code : codes.store_unavailable;
+      if (is_there()) this.close(session, code, code.meaning);
+    });
+  }
+
+  #get(conn: number): Session | Handshake | undefined {
+    return this.#slots[conn >>> 24]?.[conn & 0xffffff];
+  }
+
+  #set(conn: number, slot: Session | Handshake | undefined): void {
+    (this.#slots[conn >>> 24] ??= [])[conn & 0xffffff] = slot;
+  }
+
+  #session(conn: number, generation: number): Session | undefined {
+    const slot = this.#get(conn);
+    return slot instanceof Session && slot.generation === generation ? slot : undefined;
+  }
+
+  #on_first(
+    conn: number,
+    generation: number,
+    bytes: Uint8Array,
+    begin: number,
+    end: number,
+    listener: number,
+  ): void {
+    const driver = this.drivers[listener];
+    try {
+      driver.on_first(conn, generation, bytes, begin, end);
+    } catch (error) {
+      const refusal = this.#as_refusal(error, driver.name);
+      this.#refuse_first(driver, conn, generation, refusal.code, refusal.message);
+    }
+  }
+
+  #frame(session: Session, bytes: Uint8Array, begin: number, end: number): void {
+    const driver = this.driver_of(session);
+    try {
+      driver.on_frame(session, bytes, begin, end);
+    } catch (error) {
+      const refusal = this.#as_refusal(error, driver.name);
+      this.log.debug("device refused", {
+        device: session.id,
+        code: refusal.code.name,
+        detail: refusal.message,
+      });
+      this.close(session, refusal.code, refusal.message);
+    }
+  }
+
+  /** What is not a Refusal is a bug of ours: said loudly, and only this device pays for it. */
+  #as_refusal(error: unknown, protocol: string): Refusal {
+    if (error instanceof Refusal) return error;
+    this.log.error("bug while handling a frame", {
+      protocol,
+      error: error instanceof Error ? error.stack ?? error.message : String(error),
+    });
+    return new Refusal(codes.internal);
+  }
+
+  #refuse(handshake: Handshake, code: Code, detail: string): void {
+    this.#set(handshake.conn, undefined);
+    const { driver, conn, generation, claim } = handshake;
+    for (const [session, successor] of this.#successors) {
+      if (successor === handshake) this.#successors.delete(session);
+    }
+    this.#refuse_first(driver, conn, generation, code, detail, claim.wire);
+  }
+
+  #refuse_first(
+    driver: Driver,
+    conn: number,
+    gen: number,
+    code: Code,
+    detail: string,
+    wire?: Wire,
+  ): void {
+    this.log.debug("connection refused", { protocol: driver.name, code: code.name, detail });
+    driver.refuse_first(conn, gen, code, detail, wire);
+    this.reactor.close_connection(conn, gen, code.number);
+    this.router.schedule_turn();
+  }
+
+  #grant(handshake: Handshake): void {
+    const { driver, conn, generation, claim } = handshake;
+    const { session, present } = this.sessions.open(claim.id, claim.wire, driver, claim.clean);
+    session.wire = claim.wire;
+    session.answers = driver;
+    session.conn = conn;
+    session.generation = generation;
+    session.transient = claim.transient;
+    session.listener = this.drivers.indexOf(driver);
+    this.#set(conn, session);
+    try {
+      claim.granted(session, present);
+    } catch (error) {
+      const refusal = this.#as_refusal(error, driver.name);
+      this.close(session, refusal.code, refusal.message);
+    }
+  }
+
+  #detach(session: Session, code: Code, closed: Closed): void {
+    for (const [filter, options] of session.subscriptions()) {
+      this.router.leave(session, filter, options);
+    }
+    const cursor = this.#replayer.cursor_of(session, closed);
+    session.conn = offline;
+    session.closing = false;
+    session.replay = null;
+    this.sessions.closed(session, cursor, closed.inflight);
+    this.driver_of(session).on_closed(session, code);
+    const successor = this.#successors.get(session);
+    if (successor === undefined) return;
+    this.#successors.delete(session);
+    this.#grant(successor);
+  }
+}

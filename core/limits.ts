@@ -1,0 +1,105 @@
+/**
+ * Every bound of the service, with its unit in its name, and the relations between bounds, asserted at
+ * load. What an operator may change is in config.ts; what is here holds for every deployment.
+ */
+
+export const limits = Object.freeze({
+  /** Largest frame from or to a device, header included. MQTT allows 256 MiB; no device sends that. */
+  frame_bytes_max: 1 << 20,
+  /** Largest first frame (CONNECT, Hello): nobody is known yet. */
+  handshake_frame_bytes_max: 16 << 10,
+  /** Largest payload of a message: leaves room in a frame for the topic and properties. */
+  payload_bytes_max: (1 << 20) - (80 << 10),
+  /** Largest topic name or filter, UTF-8 bytes [MQTT-4.7.3-3 allows 65,535]. */
+  topic_bytes_max: 4096,
+  /** Deepest topic or filter, in levels: bounds the trie walk. */
+  topic_levels_max: 128,
+  /** Largest client id or session id, UTF-8 bytes. */
+  device_id_bytes_max: 256,
+  /** Filters in one SUBSCRIBE or UNSUBSCRIBE packet. */
+  filters_per_packet_max: 1024,
+  /** Subscriptions of one session. */
+  subscriptions_per_session_max: 1024,
+  /** Items of one POST /v1/publish. */
+  publish_batch_max: 10_000,
+  /** Body of one POST /v1/publish. */
+  publish_body_bytes_max: 8 << 20,
+  /** First packet must be complete within this time. */
+  handshake_timeout_ms: 10_000,
+  /** A connection that takes no bytes for this long, with bytes waiting, is closed. */
+  write_stall_ms: 30_000,
+  /** A closed connection that still has a reason to deliver is given this long. */
+  linger_ms: 2_000,
+  /** Out-queue of one connection: past soft, QoS 0 drops oldest and QoS >= 1 falls behind. */
+  out_queue_soft_bytes: 1 << 20,
+  /** Past hard (control packets that a peer does not read) the connection is closed. */
+  out_queue_hard_bytes: 4 << 20,
+  /** QoS >= 1 messages in flight to one MQTT connection. */
+  inflight_max: 1024,
+  /** Commands waiting for one I/O thread: past this, publishes are refused with queue_full. */
+  command_queue_bytes_max: 64 << 20,
+  /** Event ring of one I/O thread; must hold several of the largest frames. */
+  ring_bytes: 4 << 20,
+  /** Topics whose match result is remembered. */
+  match_cache_max: 1 << 16,
+  /** Longwire heartbeat interval offered to a device that asks for none. */
+  keepalive_default_s: 10,
+  /** A connection that misses this many heartbeats is closed. */
+  heartbeats_missed_max: 3,
+  /** Longest keepalive that a device may ask for; MQTT's field ends at 65,535. */
+  keepalive_max_s: 65_535,
+  /** Messages that the memory store keeps. */
+  memory_log_messages_max: 1 << 20,
+  /** Payload and topic bytes that the memory store keeps. */
+  memory_log_bytes_max: 256 << 20,
+  /** Messages that one replay step of one session reads from the store. */
+  replay_batch_messages: 256,
+  /** Messages that one page of the log or of retained messages holds. */
+  page_messages_max: 4096,
+  /** A page of the log or of retained messages ends with the message that passes this size. */
+  page_bytes_max: 4 << 20,
+  /** Newest stored messages that the SQLite store also has in memory: read without waiting. */
+  tail_messages_max: 1 << 16,
+  /** Bytes of those. */
+  tail_bytes_max: 64 << 20,
+  /** Messages that one read looks at before it answers a short page: bounds its time to about 1 ms. */
+  read_scan_messages_max: 1 << 14,
+  /** Wildcard filters whose matches within the memory window are remembered, and matches in all. */
+  window_filters_max: 256,
+  window_matches_max: 1 << 20,
+  /** Writes that wait for the disk: past this they are refused with store_unavailable. */
+  store_queue_bytes_max: 64 << 20,
+  /** Pages of older messages that are kept for the next session with the same filters; bytes of those. */
+  page_cache_pages_max: 4096,
+  page_cache_bytes_max: 64 << 20,
+  /** Sessions, retained messages and idempotency keys that the memory store keeps. */
+  memory_sessions_max: 1 << 20,
+  memory_retained_messages_max: 1 << 16,
+  memory_idempotency_keys_max: 1 << 18,
+  /** How long an idempotency key is remembered. */
+  idempotency_ttl_ms: 600_000,
+  /** How long a Longwire session is kept for a device that is away. */
+  longwire_session_expiry_s: 86_400,
+});
+
+/** Throws when two bounds contradict each other. */
+export function assert_limits(l: typeof limits = limits): void {
+  const relations: [boolean, string][] = [
+    [l.handshake_frame_bytes_max <= l.frame_bytes_max, "handshake frame <= frame"],
+    [
+      l.payload_bytes_max + l.topic_bytes_max + 1024 <= l.frame_bytes_max,
+      "payload + topic <= frame",
+    ],
+    [l.frame_bytes_max <= l.out_queue_soft_bytes, "frame <= soft out-queue"],
+    [l.out_queue_soft_bytes < l.out_queue_hard_bytes, "soft < hard out-queue"],
+    [l.frame_bytes_max * 4 <= l.ring_bytes, "4 frames <= ring"],
+    [(l.ring_bytes & (l.ring_bytes - 1)) === 0, "ring is a power of two"],
+    [l.topic_bytes_max <= 65_535, "topic <= MQTT string"],
+    [l.keepalive_default_s * l.heartbeats_missed_max <= 30, "liveness within 30 s"],
+    [l.inflight_max <= 65_535, "in-flight <= packet ids"],
+  ];
+  for (const [holds, what] of relations) {
+    if (!holds) throw new Error(`limits.ts: relation broken: ${what}`);
+  }
+}
+assert_limits();

@@ -1,0 +1,145 @@
+/**
+ * What Prometheus scrapes. Hot paths count in plain numbers of their own; this page gives those numbers
+ * names when somebody asks, so that counting costs nothing.
+ */
+import { Counter, Gauge, Registry } from "prom-client";
+import type { Reactor } from "../ffi/reactor.ts";
+import { code_count, code_of } from "./codes.ts";
+import type { Router } from "./router.ts";
+import type { Sessions } from "./sessions.ts";
+import type { Store } from "./store/mod.ts";
+
+/** Reads one value, or values by label. */
+type Read = () => number | [labels: Record<string, string>, value: number][];
+
+export interface MetricsParts {
+  readonly reactor: Reactor;
+  readonly router: Router;
+  readonly sessions: Sessions;
+  readonly store: Store;
+  readonly version: string;
+}
+
+export class Metrics {
+  readonly #registry = new Registry();
+
+  constructor(parts: MetricsParts) {
+    this.#reactor(parts.reactor);
+    this.#service(parts);
+    this.#store(parts.store);
+  }
+
+  get content_type(): string {
+    return this.#registry.contentType;
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  #gauge(name: string, help: string, read: Read, labels: string[] = []): void {
+    const gauge: Gauge = new Gauge({
+      name: `longwire_${name}`,
+      help,
+      labelNames: labels,
+      registers: [this.#registry],
+      collect: () => {
+        const value = read();
+        if (typeof value === "number") gauge.set(value);
+        else for (const [label, each] of value) gauge.set(label, each);
+      },
+    });
+  }
+
+  #counter(name: string, help: string, read: Read, labels: string[] = []): void {
+    const counter: Counter = new Counter({
+      name: `longwire_${name}_total`,
+      help,
+      labelNames: labels,
+      registers: [this.#registry],
+      collect: () => {
+        const value = read();
+        counter.reset();
+        if (typeof value === "number") counter.inc(value);
+        else for (const [label, each] of value) counter.inc(label, each);
+      },
+    });
+  }
+
+  #reactor(reactor: Reactor): void {
+    const by_code = (counts: readonly number[]): [Record<string, string>, number][] => {
+      const rows: [Record<string, string>, number][] = [];
+      for (let number = 0; number < code_count; number++) {
+        if (counts[number] > 0) rows.push([{ code: code_of(number).name }, counts[number]]);
+      }
+      return rows;
+    };
+    const counters = [
+      ["connections_accepted", "Connections accepted", "accepted"],
+      ["frames_received", "Frames from devices that reached the service", "frames_in"],
+      ["heartbeats_received", "Heartbeats answered by the reactor", "heartbeats_in"],
+      ["acknowledgements_received", "MQTT acknowledgements matched by the reactor", "acks_in"],
+      ["received_bytes", "Bytes from devices", "bytes_in"],
+      ["sent_bytes", "Bytes to devices", "bytes_out"],
+      ["send_operations", "Send operations", "sends"],
+      ["receive_operations", "Receive operations", "receives"],
+      ["deliveries", "Messages put into connections' queues", "deliveries"],
+      ["stale_commands", "Commands for connections that were gone", "stale_commands"],
+      ["host_wakeups", "Times that the reactor woke the service", "wakeups"],
+      ["reactor_turns", "Turns of the I/O threads", "turns"],
+      ["ring_full", "Times that reading stopped because the event ring was full", "ring_full"],
+    ] as const;
+    for (const [name, help, field] of counters) {
+      this.#counter(name, help, () => reactor.stats().counters[field]);
+    }
+    this.#gauge("connections", "Open connections", () => reactor.stats().counters.connections);
+    this.#gauge(
+      "out_queue_bytes",
+      "Bytes waiting to be sent",
+      () => reactor.stats().counters.out_queue_bytes,
+    );
+    this.#gauge(
+      "command_queue_bytes",
+      "Bytes in the fullest command queue",
+      () => reactor.pending_bytes,
+    );
+    this.#counter(
+      "connections_closed",
+      "Connections closed, by reason",
+      () => by_code(reactor.stats().closed),
+      ["code"],
+    );
+    this.#counter(
+      "messages_dropped",
+      "Messages dropped on the way to a device, by reason",
+      () => by_code(reactor.stats().dropped),
+      ["code"],
+    );
+  }
+
+  #service({ router, sessions, version }: MetricsParts): void {
+    this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
+    this.#gauge("sessions", "Sessions, connected or not", () => sessions.count);
+    this.#gauge("filters", "Filters that connected devices listen to", () => router.filter_count);
+    this.#counter("messages_published", "Messages published, by QoS", () =>
+      router.stats.published.map((count, qos) => [{ qos: String(qos) }, count]), ["qos"]);
+    this.#counter("publishes_refused", "Publishes refused, by reason", () =>
+      [...router.stats.refused].map(([code, count]) => [{ code: code.name }, count]), ["code"]);
+    this.#counter("messages_unmatched", "Messages that nobody listened to", () =>
+      router.stats.unmatched);
+  }
+
+  #store(store: Store): void {
+    this.#gauge("log_head_offset", "Offset of the newest stored message", () => store.head);
+    this.#gauge("log_first_offset", "Offset of the oldest stored message", () => store.first);
+    this.#gauge("store_queue_bytes", "Bytes handed to the store and not yet durable", () =>
+      store.stats().queue_bytes);
+    this.#gauge("store_failing", "1 while the store refuses writes", () =>
+      store.stats().failing === "" ? 0 : 1);
+    this.#counter("store_commits", "Transactions of the store, by result", () => {
+      const { commits, commits_failed } = store.stats();
+      return [[{ result: "done" }, commits], [{ result: "failed" }, commits_failed]];
+    }, ["result"]);
+    this.#counter("store_messages", "Messages stored", () => store.stats().appended);
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * What a start needs beside the parts themselves, pure: sizes that the machine decides, the sentences
+ * of a start that fails, and what is printed when it succeeds.
+ */
+import { type Address, type Config, format_address } from "./config.ts";
+
+/** Why the service cannot start, as one sentence for the person who started it. */
+export class StartError extends Error {
+  override readonly name = "StartError";
+}
+
+/** One core is left to JavaScript and the store. */
+export function thread_count_of(setting: Config["io_threads"], cores: number): number {
+  return setting === "auto" ? Math.max(1, cores - 1) : setting;
+}
+
+/** Descriptors that are not devices' connections: listeners, the store, HTTP, the runtime's own. */
+const descriptors_reserved = 256;
+/** Where the limit on descriptors cannot be read. */
+const connections_fallback = 10_000;
+/** The reactor makes a table of this many at start, so "unlimited" has to end somewhere. */
+const connections_auto_max = 1 << 20;
+
+/** @param process_limits text of /proc/self/limits; "" = it cannot be read */
+export function connections_max_of(
+  setting: Config["max_connections"],
+  process_limits: string,
+): number {
+  if (setting !== "auto") return setting;
+  const soft = /^Max open files\s+(\d+|unlimited)/m.exec(process_limits)?.[1];
+  if (soft === undefined) return connections_fallback;
+  const descriptors = soft === "unlimited" ? Infinity : Number(soft);
+  return Math.max(1, Math.min(descriptors - descriptors_reserved, connections_auto_max));
+}
+
+/** @param os as in Deno.build.os */
+export function backend_of(setting: Config["backend"], os: string): "epoll" | "uring" | "kqueue" {
+  if (setting !== "auto") return setting;
+  return os === "darwin" || os === "freebsd" ? "kqueue" : "epoll";
+}
+
+/** POSIX errors of bind() and listen(), Linux's numbers and macOS's. */
+const errno_reasons: Readonly<Record<number, string>> = {
+  1: "not permitted",
+  13: "permission denied",
+  24: "this process has too many open files",
+  48: "address in use",
+  49: "this machine does not have that address",
+  97: "this machine does not speak that kind of address",
+  98: "address in use",
+  99: "this machine does not have that address",
+};
+
+/**
+ * Why a listener could not be had; undefined = the error does not say, so it is a bug of ours.
+ * Takes what Deno.serve throws and what the reactor throws, which has an `errno`.
+ */
+function bind_reason(error: unknown): string | undefined {
+  if (error instanceof Deno.errors.AddrInUse) return "address in use";
+  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
+  if (error instanceof Deno.errors.AddrNotAvailable) {
+    return "this machine does not have that address";
+  }
+  if (!(error instanceof Error && "errno" in error)) return undefined;
+  return errno_reasons[Number(error.errno)] ?? error.message;
+}
+
+/** Runs what binds a listener; its failure becomes a sentence. */
+export function bind<T>(name: string, address: Address, listen: (address: Address) => T): T {
+  try {
+    return listen(address);
+  } catch (error) {
+    const reason = bind_reason(error);
+    if (reason === undefined) throw error;
+    throw new StartError(`Cannot bind ${name} ${format_address(address)}: ${reason}`);
+  }
+}
+
+/** What opening the store threw, as a sentence. */
+export function store_problem(directory: string, error: unknown): StartError {
+  const why = error instanceof Error ? error.message : String(error);
+  const reason = why.replace(/\s+/g, " ").replace(/\.$/, "");
+  return new StartError(
+    reason.startsWith("Cannot ") ? reason : `Cannot open the store in ${directory}: ${reason}`,
+  );
+}
+
+/** Where the service listens, ports as the kernel gave them; undefined = closed. */
+export interface Listening {
+  readonly http: Address | undefined;
+  readonly mqtt: Address | undefined;
+  readonly device: Address | undefined;
+}
+
+/** How this service was started, for people. */
+export interface Started {
+  readonly version: string;
+  readonly duration_ms: number;
+  readonly backend: string;
+  readonly thread_count: number;
+  readonly connections_max: number;
+  readonly data: string;
+  readonly listening: Listening;
+  /** What runs Deno here: "deno" or "npx -y deno@2.9.2". */
+  readonly deno: string;
+}
+
+/** Where the npm package put Deno, `deno` is no command of the shell. */
+export function deno_command(executable: string, version: string): string {
+  return executable.includes("node_modules") ? `npx -y deno@${version}` : "deno";
+}
+
+/** What is printed when the service is there; each command can be pasted as it is. */
+export function started_text(started: Started): string {
+  const { http, mqtt, device } = started.listening;
+  const threads = `${started.thread_count} I/O thread${started.thread_count === 1 ? "" : "s"}`;
+  const lines = [
+    `Longwire ${started.version} is ready after ${Math.round(started.duration_ms)} ms: ` +
+    `${started.backend}, ${threads}, at most ${started.connections_max} connections, ` +
+    (started.data === "memory" ? "nothing is kept" : `data in ${started.data}`),
+    "",
+  ];
+  if (http !== undefined) lines.push(`  http    http://${format_address(http)}`);
+  if (mqtt !== undefined) lines.push(`  mqtt    ${format_address(mqtt)}`);
+  if (device !== undefined) lines.push(`  device  ${format_address(device)}`);
+  lines.push("", "Try, each in a terminal of its own:", "");
+  if (mqtt !== undefined) {
+    lines.push(`  mosquitto_sub -h ${mqtt.host} -p ${mqtt.port} -t 'demo/#' -v`);
+  }
+  if (device !== undefined) {
+    lines.push(`  ${started.deno} task longwire sub 'demo/#' --url ${format_address(device)}`);
+  }
+  if (http !== undefined) {
+    lines.push(`  curl -d 'hello' 'http://${format_address(http)}/v1/topics/demo/greeting'`);
+  }
+  lines.push("");
+  return lines.join("\n");
+}

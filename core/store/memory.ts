@@ -1,0 +1,179 @@
+/**
+ * A store that keeps nothing across a restart and never makes the caller wait: for tests, for
+ * trying out and where devices only want the present. Bounded in everything: of the log the oldest
+ * go first (which is a gap), of idempotency keys too; retained messages and sessions are refused
+ * when there is no room.
+ */
+import { codes, Refusal } from "../codes.ts";
+import { limits } from "../limits.ts";
+import type { Message, StoredMessage } from "../message.ts";
+import { filter_matches, has_wildcard } from "../topic_tree.ts";
+import type { Appended, Page, RetainedPage, Store, StoredSession, StoreStats } from "./mod.ts";
+import { message_bytes, stored, Window } from "./window.ts";
+
+/** Bounds that a test makes smaller; what is absent is as in limits.ts. */
+export interface MemoryOptions {
+  readonly messages_max?: number;
+  readonly bytes_max?: number;
+  readonly idempotency_ttl_ms?: number;
+}
+
+export class MemoryStore implements Store {
+  readonly epoch: string = crypto.randomUUID();
+  readonly #window: Window;
+  readonly #idempotency_ttl_ms: number;
+  readonly #retained = new Map<string, StoredMessage>();
+  readonly #sessions = new Map<string, StoredSession>();
+  /** In the order of use, which is the order of expiry. */
+  readonly #keys = new Map<string, { offset: number; expires_ms: number }>();
+  #appended = 0;
+  #reads = 0;
+
+  constructor(options: MemoryOptions = {}) {
+    this.#window = new Window(
+      options.messages_max ?? limits.memory_log_messages_max,
+      options.bytes_max ?? limits.memory_log_bytes_max,
+    );
+    this.#idempotency_ttl_ms = options.idempotency_ttl_ms ?? limits.idempotency_ttl_ms;
+  }
+
+  get head(): number {
+    return this.#window.head;
+  }
+
+  get first(): number {
+    return this.#window.first;
+  }
+
+  append(messages: readonly Message[]): number {
+    const offset = this.#window.head + 1;
+    this.#assert_room(messages);
+    for (const message of messages) {
+      const entry = stored(message, this.#window.head + 1);
+      this.#window.push(entry);
+      if (message.retain) this.#set_retained(entry);
+    }
+    this.#appended += messages.length;
+    return offset;
+  }
+
+  append_once(scope: string, key: string, messages: readonly Message[]): Appended {
+    const now_ms = Date.now();
+    const name = `${scope}\0${key}`;
+    for (const [oldest, known] of this.#keys) {
+      const kept = known.expires_ms > now_ms &&
+        this.#keys.size < limits.memory_idempotency_keys_max;
+      if (kept) break;
+      this.#keys.delete(oldest);
+    }
+    const known = this.#keys.get(name);
+    if (known !== undefined) return { offset: known.offset, duplicate: true };
+    const offset = this.append(messages);
+    this.#keys.set(name, { offset, expires_ms: now_ms + this.#idempotency_ttl_ms });
+    return { offset, duplicate: false };
+  }
+
+  read(filters: readonly string[], after: number, limit: number): Page {
+    this.#reads++;
+    const start = Math.max(after, this.#window.first - 1);
+    if (start >= this.#window.head) {
+      return { messages: [], next: Math.max(after, start), gap: after < start };
+    }
+    const page = this.#window.read(filters, start, limit, Date.now());
+    return after < start ? { ...page, gap: true } : page;
+  }
+
+  retained(filter: string, after = ""): RetainedPage {
+    const now_ms = Date.now();
+    const living = (message: StoredMessage) =>
+      message.expires_ms === 0 || message.expires_ms > now_ms;
+    if (!has_wildcard(filter)) {
+      const message = this.#retained.get(filter);
+      return { messages: message !== undefined && living(message) ? [message] : [], next: "" };
+    }
+    const found: StoredMessage[] = [];
+    for (const [topic, message] of this.#retained) {
+      if (topic > after && living(message) && filter_matches(filter, topic)) found.push(message);
+    }
+    found.sort((a, b) => a.topic < b.topic ? -1 : 1);
+    let bytes = 0;
+    for (let index = 0; index < found.length - 1; index++) {
+      bytes += message_bytes(found[index]!);
+      if (index + 1 < limits.page_messages_max && bytes < limits.page_bytes_max) continue;
+      return { messages: found.slice(0, index + 1), next: found[index]!.topic };
+    }
+    return { messages: found, next: "" };
+  }
+
+  retain(message: Message): void {
+    this.#assert_room([message]);
+    this.#set_retained(stored(message, 0));
+  }
+
+  put_session(session: StoredSession): void {
+    if (this.#sessions.size >= limits.memory_sessions_max && !this.#sessions.has(session.id)) {
+      throw new Refusal(codes.store_full, `The memory store holds ${this.#sessions.size} sessions`);
+    }
+    this.#sessions.set(session.id, session);
+  }
+
+  put_cursor(id: string, cursor: number): void {
+    const session = this.#sessions.get(id);
+    if (session !== undefined) this.#sessions.set(id, { ...session, cursor });
+  }
+
+  delete_session(id: string): void {
+    this.#sessions.delete(id);
+  }
+
+  async *sessions(): AsyncGenerator<StoredSession> {
+    yield* this.#sessions.values();
+  }
+
+  stats(): StoreStats {
+    return {
+      failing: "",
+      appended: this.#appended,
+      commits: 0,
+      commits_failed: 0,
+      queue_bytes: 0,
+      reads_hit: this.#reads,
+      reads_missed: 0,
+      trimmed: this.#window.first - 1,
+      expired: 0,
+    };
+  }
+
+  close(): Promise<void> {
+    this.#window.reset(this.#window.head);
+    this.#retained.clear();
+    this.#sessions.clear();
+    this.#keys.clear();
+    return Promise.resolve();
+  }
+
+  /** Refuses before anything is written: a call is done wholly or not at all. */
+  #assert_room(messages: readonly Message[]): void {
+    let added = 0;
+    for (const { retain, payload, topic } of messages) {
+      if (retain && payload.length > 0 && !this.#retained.has(topic)) added++;
+    }
+    if (added === 0 || this.#retained.size + added <= limits.memory_retained_messages_max) return;
+    this.#drop_expired_retained();
+    if (this.#retained.size + added <= limits.memory_retained_messages_max) return;
+    const size = this.#retained.size;
+    throw new Refusal(codes.store_full, `The memory store holds ${size} retained messages`);
+  }
+
+  #drop_expired_retained(): void {
+    const now_ms = Date.now();
+    for (const [topic, { expires_ms }] of this.#retained) {
+      if (expires_ms !== 0 && expires_ms <= now_ms) this.#retained.delete(topic);
+    }
+  }
+
+  #set_retained(message: StoredMessage): void {
+    if (message.payload.length === 0) this.#retained.delete(message.topic);
+    else this.#retained.set(message.topic, message);
+  }
+}

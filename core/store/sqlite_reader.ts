@@ -1,0 +1,329 @@
+/**
+ * The reading half of the SQLite store, inside a worker of its own, so that replay never delays a commit.
+ * Every read is bounded in rows, bytes and time, and sees one snapshot. An exact filter is an index range;
+ * wildcards become the topics that match and their ranges, or a scan where that is cheaper.
+ */
+import { limits } from "../limits.ts";
+import { filter_matches, has_wildcard } from "../topic_tree.ts";
+import { ByteWriter, write_session_row, write_stored_row } from "./codec.ts";
+import type { Database, Row } from "./schema.ts";
+
+/** A filter that matches more topics than this, or makes us look at more names, is scanned for. */
+const topics_per_filter_max = 1 << 14;
+const names_looked_at_max = 1 << 18;
+/** Filters whose topics are remembered. */
+const expansions_max = 64;
+const names_cached_max = 1 << 16;
+/** Seeking one topic costs about as much as scanning this many rows. */
+const rows_per_seek = 4;
+/** First stretch of offsets in which topics are merged; doubled while it yields too little. */
+const merge_offsets = 1 << 14;
+const session_page = 2048;
+/** Sorts after every topic that begins with the text before it. */
+const last = "\u{10FFFF}\u{10FFFF}";
+
+/** Topics of a wildcard filter, as far as topic ids go. */
+interface Expansion {
+  readonly ids: number[];
+  /** Newest topic id looked at. */
+  upto: number;
+  too_many: boolean;
+}
+
+/** Where a read starts and ends, and what it may take. */
+interface Span {
+  readonly after: number;
+  readonly upto: number;
+  readonly limit: number;
+  readonly now_ms: number;
+}
+
+function statements(db: Database) {
+  const columns = "offset, topic, flags, time_ms, expires_ms, key, properties, payload";
+  const living = "(expires_ms = 0 OR expires_ms > ?)";
+  return {
+    begin: db.prepare("BEGIN"),
+    commit: db.prepare("COMMIT"),
+    first: db.prepare("SELECT min(offset) AS first FROM log"),
+    meta: db.prepare("SELECT value FROM meta WHERE name = ?"),
+    topic: db.prepare("SELECT id FROM topics WHERE name = ?"),
+    topic_name: db.prepare("SELECT name FROM topics WHERE id = ?"),
+    topics_between: db.prepare("SELECT id, name FROM topics WHERE name >= ? AND name < ?"),
+    topics_after: db.prepare("SELECT id, name FROM topics WHERE id > ? ORDER BY id"),
+    newest_topic: db.prepare("SELECT max(id) AS id FROM topics"),
+    trimmed: db.prepare(
+      `SELECT 1 FROM topics WHERE id IN (SELECT value FROM json_each(?)) AND trimmed > ? LIMIT 1`,
+    ),
+    one_topic: db.prepare(
+      `SELECT ${columns} FROM log WHERE topic = ? AND offset > ? AND offset <= ? AND ${living}
+       ORDER BY offset LIMIT ?`,
+    ),
+    some_topics: db.prepare(
+      `SELECT offset FROM log WHERE topic IN (SELECT value FROM json_each(?))
+         AND offset > ? AND offset <= ? AND ${living} ORDER BY offset LIMIT ?`,
+    ),
+    scan: db.prepare(
+      "SELECT offset, topic, expires_ms FROM log WHERE offset > ? AND offset <= ? ORDER BY offset",
+    ),
+    row: db.prepare(`SELECT ${columns} FROM log WHERE offset = ?`),
+    retained: db.prepare(`SELECT ${columns} FROM retained WHERE topic = ? AND ${living}`),
+    retained_between: db.prepare(
+      "SELECT topic FROM retained WHERE topic > ? AND topic >= ? AND topic < ? ORDER BY topic",
+    ),
+    sessions: db.prepare(
+      `SELECT id, cursor, expires_ms, subscriptions, state FROM sessions
+       WHERE id > ? ORDER BY id LIMIT ${session_page}`,
+    ),
+  };
+}
+
+/** The names between which every topic lies that a filter matches. */
+function bounds_of(filter: string): [from: string, to: string] {
+  let end = filter.search(/[+#]/);
+  // "a/#" matches "a" too.
+  if (filter[end] === "#" && end > 0) end--;
+  const prefix = filter.slice(0, end);
+  return [prefix, prefix + last];
+}
+
+/** Rows on their way out: u32 count, rows, and what the caller adds. */
+class PageWriter {
+  readonly out = new ByteWriter(new Uint8Array(16 << 10));
+  rows = 0;
+
+  constructor(readonly limit: number) {
+    this.out.u32(0);
+  }
+
+  /** Answers true when the page takes no more. */
+  add(topic: string, row: Row): boolean {
+    write_stored_row(this.out, topic, row);
+    return ++this.rows >= this.limit || this.out.size >= limits.page_bytes_max;
+  }
+
+  take(): Uint8Array<ArrayBuffer> {
+    this.out.set_u32(0, this.rows);
+    return this.out.take();
+  }
+}
+
+export class LogReader {
+  readonly #sql: ReturnType<typeof statements>;
+  readonly #names = new Map<number, string>();
+  readonly #expansions = new Map<string, Expansion>();
+
+  constructor(readonly db: Database) {
+    this.#sql = statements(db);
+  }
+
+  /** A page: u32 count, rows, f64 next, u8 gap. `upto` is the newest offset that it may hold. */
+  read(
+    filters: readonly string[],
+    after: number,
+    limit: number,
+    upto: number,
+  ): Uint8Array<ArrayBuffer> {
+    return this.#snapshot(() => {
+      const first = this.#sql.first.get()!.first ?? upto + 1;
+      const start = Math.max(after, first - 1);
+      const span = { after: start, upto, limit, now_ms: Date.now() };
+      const page = new PageWriter(limit);
+      const ids = this.#topics_of(filters);
+      const next = start >= upto ? upto : this.#fill(page, filters, ids, span);
+      const gap = this.#gap(ids, after);
+      page.out.f64(next);
+      page.out.u8(gap ? 1 : 0);
+      return page.take();
+    });
+  }
+
+  #fill(
+    page: PageWriter,
+    filters: readonly string[],
+    ids: readonly number[] | undefined,
+    span: Span,
+  ): number {
+    if (ids?.length === 0) return span.upto;
+    if (ids?.length === 1) return this.#read_topic(page, ids[0]!, span);
+    const rows = span.upto - span.after;
+    return ids === undefined || rows <= ids.length * rows_per_seek
+      ? this.#scan(page, filters, span)
+      : this.#merge(page, ids, span);
+  }
+
+  #read_topic(page: PageWriter, id: number, { after, upto, limit, now_ms }: Span): number {
+    const topic = this.#name(id);
+    for (const row of this.#sql.one_topic.iterate(id, after, upto, now_ms, limit)) {
+      if (page.add(topic, row)) return row.offset;
+    }
+    return upto;
+  }
+
+  #merge(page: PageWriter, ids: readonly number[], span: Span): number {
+    const list = JSON.stringify(ids);
+    const until_ms = performance.now() + 4;
+    let from = span.after;
+    for (let stretch = merge_offsets; from < span.upto; stretch *= 2) {
+      const to = Math.min(from + stretch, span.upto);
+      const left = span.limit - page.rows;
+      for (const { offset } of this.#sql.some_topics.all(list, from, to, span.now_ms, left)) {
+        if (this.#add(page, offset)) return offset;
+      }
+      from = to;
+      if (performance.now() > until_ms) break;
+    }
+    return from;
+  }
+
+  #scan(page: PageWriter, filters: readonly string[], { after, upto, limit, now_ms }: Span): number {
+    const matches = new Map<number, boolean>();
+    const found: number[] = [];
+    let looked_at = 0;
+    let next = upto;
+    for (const { offset, topic, expires_ms } of this.#sql.scan.iterate(after, upto)) {
+      let match = matches.get(topic);
+      if (match === undefined) {
+        const name = this.#name(topic);
+        matches.set(topic, match = filters.some((filter) => filter_matches(filter, name)));
+      }
+      if (match && (expires_ms === 0 || expires_ms > now_ms)) found.push(offset);
+      if (found.length < limit && ++looked_at < limits.read_scan_messages_max) continue;
+      next = offset;
+      break;
+    }
+    for (const offset of found) {
+      if (this.#add(page, offset)) return offset;
+    }
+    return next;
+  }
+
+  #add(page: PageWriter, offset: number): boolean {
+    const row = this.#sql.row.get(offset)!;
+    return page.add(this.#name(row.topic), row);
+  }
+
+  /** Ids of the topics that match; undefined = too many to say. */
+  #topics_of(filters: readonly string[]): readonly number[] | undefined {
+    if (filters.length === 1 && has_wildcard(filters[0]!)) {
+      const { ids, too_many } = this.#expand(filters[0]!);
+      return too_many ? undefined : ids;
+    }
+    const all = new Set<number>();
+    for (const filter of filters) {
+      if (has_wildcard(filter)) {
+        const { ids, too_many } = this.#expand(filter);
+        if (too_many) return undefined;
+        for (const id of ids) all.add(id);
+      } else {
+        const row = this.#sql.topic.get(filter);
+        if (row !== undefined) all.add(row.id);
+      }
+    }
+    return [...all];
+  }
+
+  /** Topics of a filter: looked up once, then only those that are new. */
+  #expand(filter: string): Expansion {
+    let known = this.#expansions.get(filter);
+    if (known !== undefined) this.#expansions.delete(filter);
+    const newest = this.#sql.newest_topic.get()!.id ?? 0;
+    if (known === undefined) {
+      known = { ids: [], upto: newest, too_many: false };
+      this.#add_matching(filter, known, this.#sql.topics_between.iterate(...bounds_of(filter)));
+    } else if (newest > known.upto && !known.too_many) {
+      this.#add_matching(filter, known, this.#sql.topics_after.iterate(known.upto));
+      known.upto = newest;
+    }
+    this.#expansions.set(filter, known);
+    if (this.#expansions.size > expansions_max) {
+      this.#expansions.delete(this.#expansions.keys().next().value!);
+    }
+    return known;
+  }
+
+  #add_matching(filter: string, known: Expansion, rows: Iterable<Row>): void {
+    let looked_at = 0;
+    for (const { id, name } of rows) {
+      if (filter_matches(filter, name)) known.ids.push(id);
+      known.too_many = known.ids.length > topics_per_filter_max ||
+        ++looked_at > names_looked_at_max;
+      if (!known.too_many) continue;
+      known.ids.length = 0;
+      return;
+    }
+  }
+
+  #gap(ids: readonly number[] | undefined, after: number): boolean {
+    const forgotten = this.#sql.meta.get("forgotten")?.value ?? 0;
+    if (forgotten > after) return true;
+    const trimmed = this.#sql.meta.get("trimmed")?.value ?? 0;
+    if (trimmed <= after) return false;
+    // Which of very many topics lost messages is not looked up: the page may claim a gap too many.
+    return ids === undefined ||
+      this.#sql.trimmed.get(JSON.stringify(ids), after) !== undefined;
+  }
+
+  #name(id: number): string {
+    let name = this.#names.get(id);
+    if (name !== undefined) return name;
+    name = this.#sql.topic_name.get(id)!.name as string;
+    if (this.#names.size >= names_cached_max) {
+      this.#names.delete(this.#names.keys().next().value!);
+    }
+    this.#names.set(id, name);
+    return name;
+  }
+
+  /** Retained messages: u32 count, rows, the text `next`. */
+  retained(filter: string, after: string): Uint8Array<ArrayBuffer> {
+    return this.#snapshot(() => {
+      const page = new PageWriter(limits.page_messages_max);
+      let next = "";
+      if (has_wildcard(filter)) next = this.#retained_matching(page, filter, after);
+      else this.#add_retained(page, filter, Date.now());
+      page.out.text(next);
+      return page.take();
+    });
+  }
+
+  #retained_matching(page: PageWriter, filter: string, after: string): string {
+    const [from, to] = bounds_of(filter);
+    const now_ms = Date.now();
+    const found: string[] = [];
+    let looked_at = 0;
+    let next = "";
+    for (const { topic } of this.#sql.retained_between.iterate(after, from, to)) {
+      if (filter_matches(filter, topic)) found.push(topic);
+      if (++looked_at < limits.read_scan_messages_max && found.length < limits.page_messages_max) {
+        continue;
+      }
+      next = topic;
+      break;
+    }
+    for (const topic of found) {
+      if (this.#add_retained(page, topic, now_ms) && topic !== found.at(-1)) return topic;
+    }
+    return next;
+  }
+
+  #add_retained(page: PageWriter, topic: string, now_ms: number): boolean {
+    const row = this.#sql.retained.get(topic, now_ms);
+    return row !== undefined && page.add(topic, row);
+  }
+
+  /** Sessions after an id: rows, an empty page at the end. */
+  sessions(after: string): Uint8Array<ArrayBuffer> {
+    const out = new ByteWriter(new Uint8Array(128 << 10));
+    for (const row of this.#sql.sessions.iterate(after)) write_session_row(out, row);
+    return out.take();
+  }
+
+  #snapshot<T>(read: () => T): T {
+    this.#sql.begin.run();
+    try {
+      return read();
+    } finally {
+      this.#sql.commit.run();
+    }
+  }
+}

@@ -1,0 +1,347 @@
+/* From commands to bytes on their way: publishes to audiences, frames to one connection, the limits of
+ * out-queues and in-flight windows. */
+#ifndef LONGWIRE_DELIVER_H
+#define LONGWIRE_DELIVER_H
+
+#include "stream.h"
+
+/* Commands as they lie in a thread's queue: the bytes are in a block, of which the record has a reference. */
+struct placed {
+  struct block *block;
+  uint32_t offset;
+  uint32_t size;
+};
+
+struct send_record {
+  struct lw_command head;
+  struct placed frame;
+};
+
+struct deliver_record {
+  struct lw_command_deliver deliver;
+  struct placed frame;
+};
+
+struct publish_record {
+  struct lw_command_publish publish;
+  struct placed frame;
+  uint32_t audiences[];
+};
+
+static const uint8_t *frame_bytes(const struct placed *f) { return f->block->bytes + f->offset; }
+
+/* ---------------------------------------------------------------- out-queues */
+
+/* Queues a frame that is never dropped. Past the hard bound the peer is not reading its answers. */
+static void send_placed(struct io_thread *t, struct connection *c, const struct placed *f) {
+  struct out_queue *q = queue_of(t, c);
+  if (q == NULL || out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) {
+    end(t, c, LW_CODE_NO_MEMORY);
+    return;
+  }
+  COUNT(t, out_queue_bytes, f->size);
+  mark_dirty(t, c);
+  if (q->bytes > t->reactor->options.out_queue_hard_bytes) end(t, c, LW_CODE_SLOW_CONSUMER);
+}
+
+/* The same for a few bytes of our own. */
+static void send_copy(struct io_thread *t, struct connection *c, const void *bytes, uint32_t size) {
+  struct out_queue *q = queue_of(t, c);
+  if (q == NULL || out_copy(q, bytes, size, 0) == NULL) {
+    end(t, c, LW_CODE_NO_MEMORY);
+    return;
+  }
+  COUNT(t, out_queue_bytes, size);
+  mark_dirty(t, c);
+  if (q->bytes > t->reactor->options.out_queue_hard_bytes) end(t, c, LW_CODE_SLOW_CONSUMER);
+}
+
+/* Queues a QoS 0 frame, in the place of older ones where the bound asks for it. */
+static void send_droppable(struct io_thread *t, struct connection *c, const struct publish_record *r,
+                           uint32_t audience) {
+  const struct placed *f = &r->frame;
+  const uint32_t soft = t->reactor->options.out_queue_soft_bytes;
+  struct out_queue *q = queue_of(t, c);
+  if (q == NULL) {
+    COUNT(t, dropped[LW_CODE_NO_MEMORY], 1);
+    return;
+  }
+  uint32_t before = q->bytes;
+  uint32_t key = r->publish.key;
+  if (key != 0 && out_replace(q, key, audience, f->block, f->offset, f->size, c->protocol)) {
+    COUNT(t, dropped[LW_CODE_REPLACED], 1);
+  } else {
+    if ((uint64_t)q->bytes + f->size > soft) {
+      COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
+    }
+    if ((uint64_t)q->bytes + f->size > soft) {
+      COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], 1);
+    } else if (q->blocked && key == 0 && f->size < ARENA_FRAME_BYTES_MAX
+                   ? out_copy(q, frame_bytes(f), f->size, 1) == NULL
+                   : out_push(q, f->block, f->offset, f->size, 1, key, audience) != 0) {
+      COUNT(t, dropped[LW_CODE_NO_MEMORY], 1);
+    } else {
+      COUNT(t, deliveries, 1);
+    }
+  }
+  COUNT(t, out_queue_bytes, (int64_t)q->bytes - (int64_t)before);
+  mark_dirty(t, c);
+}
+
+/* ---------------------------------------------------------------- stored messages */
+
+static void fall_behind(struct io_thread *t, struct connection *c, uint64_t seq) {
+  c->flags |= BEHIND | ROOM_WANTED;
+  c->behind_seq = seq;
+  /* What it was sent before it fell behind is all that it got: nothing of `seq` and later. */
+  c->reached_seq = seq - 1;
+  if (c->flags & EXPOSED) mark_pending(t, c, PENDING_BEHIND);
+  mark_dirty(t, c);
+}
+
+/* Queues a QoS >= 1 frame; with a window, under a packet id written into its own copy. Returns 0 or -1. */
+static int send_stored(struct io_thread *t, struct connection *c, const struct placed *f, uint64_t seq,
+                       uint32_t packet_id_at, uint16_t chosen_id, unsigned qos, int released) {
+  struct out_queue *q = queue_of(t, c);
+  if (q == NULL) return -1;
+  if (packet_id_at == LW_PACKET_ID_NONE) {
+    if (out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) return -1;
+  } else {
+    if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return -1;
+    uint16_t id = chosen_id != 0 ? chosen_id : inflight_next_id(c->inflight, c->packet_id);
+    uint8_t *copy = out_copy(q, frame_bytes(f), f->size, 0);
+    if (copy == NULL || inflight_push(c->inflight, seq, id, qos, chosen_id != 0) != 0) {
+      end(t, c, LW_CODE_NO_MEMORY);
+      return 0;
+    }
+    copy[packet_id_at] = (uint8_t)(id >> 8);
+    copy[packet_id_at + 1] = (uint8_t)id;
+    if (chosen_id == 0) c->packet_id = id;
+    if (released) inflight_at(c->inflight, c->inflight->count - 1)->state = INFLIGHT_RELEASED;
+  }
+  COUNT(t, out_queue_bytes, f->size);
+  COUNT(t, deliveries, 1);
+  mark_dirty(t, c);
+  return 0;
+}
+
+static void publish_stored(struct io_thread *t, struct connection *c, const struct publish_record *r) {
+  const struct lw_command_publish *p = &r->publish;
+  if (c->flags & BEHIND) return;
+  int is_full = p->packet_id_at != LW_PACKET_ID_NONE && window_room(c) == 0;
+  if (c->out != NULL && (uint64_t)c->out->bytes + r->frame.size >
+                            t->reactor->options.out_queue_soft_bytes) {
+    is_full = 1;
+  }
+  if (is_full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, 0,
+                             p->head.flags & LW_PUBLISH_QOS, 0) != 0) {
+    fall_behind(t, c, p->seq);
+  }
+}
+
+static void publish_to(struct io_thread *t, struct connection *c, const struct publish_record *r,
+                       uint32_t audience) {
+  if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
+    COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
+    return;
+  }
+  if (r->publish.seq == 0) send_droppable(t, c, r, audience);
+  else publish_stored(t, c, r);
+}
+
+static void run_publish(struct io_thread *t, const struct publish_record *r) {
+  const struct lw_command_publish *p = &r->publish;
+  COUNT(t, publishes, 1);
+  for (uint32_t i = 0; i < p->audience_count; i++) {
+    struct audience *a = audience_find(&t->audiences, r->audiences[i]);
+    if (a == NULL) continue;
+    const uint32_t *slots = audience_slots(a);
+    for (uint32_t k = 0; k < a->count; k++) {
+      struct connection *c = connection_at(t, slots[k]);
+      if (c->state != ACTIVE || c->stamp == p->stamp) continue;
+      if (p->head.conn == (t->index << 24 | c->slot) && p->head.generation == c->generation) continue;
+      c->stamp = p->stamp;
+      publish_to(t, c, r, a->id);
+    }
+  }
+  if (p->seq > t->seen_seq) t->seen_seq = p->seq;
+}
+
+static void run_deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
+  const struct lw_command_deliver *d = &r->deliver;
+  c->flags |= ROOM_WANTED;
+  mark_dirty(t, c);
+  if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
+    COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
+  } else if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, (uint16_t)d->packet_id,
+                         d->head.flags & LW_PUBLISH_QOS, d->released != 0) != 0) {
+    end(t, c, LW_CODE_NO_MEMORY);
+    return;
+  }
+  if (d->seq > c->reached_seq) c->reached_seq = d->seq;
+}
+
+/* ---------------------------------------------------------------- one connection */
+
+static void run_activate(struct io_thread *t, struct connection *c,
+                         const struct lw_command_activate *a) {
+  if (c->state != HANDSHAKING) return;
+  set_state(c, ACTIVE);
+  c->seen_ms = (uint32_t)t->now_ms;
+  c->timeout_ms = a->keepalive_ms;
+  c->inflight_max = a->inflight_max > 0xffff ? 0xffff : (uint16_t)a->inflight_max;
+  c->frame_bytes_max = a->frame_bytes_max;
+  if (a->head.flags & LW_ACTIVATE_REPORT_ACKS) c->flags |= REPORT_ACKS;
+  if (c->flags & IS_ARMED) { /* the handshake's deadline is over, whatever comes after it */
+    wheel_disarm(&t->wheel, timer_of, t, c->slot);
+    c->flags &= ~(uint32_t)IS_ARMED;
+  }
+  timer_set(t, c);
+  go_on(t, c);
+}
+
+static void run_plain(struct io_thread *t, struct connection *c, unsigned type) {
+  switch (type) {
+  case LW_COMMAND_BEHIND:
+    c->flags |= BEHIND | ROOM_WANTED;
+    c->behind_seq = 0;
+    c->reached_seq = 0;
+    mark_dirty(t, c);
+    break;
+  case LW_COMMAND_LIVE:
+    c->flags &= ~(uint32_t)(BEHIND | ROOM_WANTED);
+    c->pending &= (uint8_t)~(PENDING_ROOM | PENDING_BEHIND);
+    break;
+  case LW_COMMAND_PAUSE:
+    c->flags |= READ_STOPPED;
+    backend_read_stop(t, c);
+    break;
+  case LW_COMMAND_RESUME:
+    c->flags &= ~(uint32_t)READ_STOPPED;
+    go_on(t, c);
+    break;
+  default:
+    assert(!"unknown command");
+  }
+}
+
+/* The connection of a command, if the host still means that one. */
+static struct connection *named(struct io_thread *t, const struct lw_command *command) {
+  uint32_t slot = command->conn & 0xffffff;
+  struct connection *c = slot < t->slot_count ? connection_at(t, slot) : NULL;
+  return c != NULL && c->generation == command->generation && c->state != FREE ? c : NULL;
+}
+
+static void run_on_connection(struct io_thread *t, const struct lw_command *command) {
+  struct connection *c = named(t, command);
+  if (c == NULL) {
+    COUNT(t, stale_commands, 1);
+    return;
+  }
+  uint32_t audience = ((const struct lw_command_audience *)command)->audience;
+  switch (command->type) { /* these also hold for a connection that is gone and not released */
+  case LW_COMMAND_RELEASE:
+    c->flags |= RELEASED;
+    free_if_over(t, c);
+    return;
+  case LW_COMMAND_LEAVE:
+    audience_leave(&t->audiences, audience, c->slot);
+    return;
+  default:
+    break;
+  }
+  if (c->state == DRAINING || c->state == CLOSED) {
+    COUNT(t, stale_commands, 1);
+    return;
+  }
+  switch (command->type) {
+  case LW_COMMAND_SEND:
+    send_placed(t, c, &((const struct send_record *)command)->frame);
+    break;
+  case LW_COMMAND_DELIVER:
+    run_deliver(t, c, (const struct deliver_record *)command);
+    break;
+  case LW_COMMAND_ACTIVATE:
+    run_activate(t, c, (const struct lw_command_activate *)command);
+    break;
+  case LW_COMMAND_CLOSE:
+    drain(t, c, ((const struct lw_command_close *)command)->code);
+    break;
+  case LW_COMMAND_JOIN:
+    if (audience_join(&t->audiences, audience, c->slot) != 0) end(t, c, LW_CODE_NO_MEMORY);
+    break;
+  default:
+    run_plain(t, c, command->type);
+  }
+}
+
+/* The bytes that a record holds on to; block is NULL for records without. */
+static const struct placed *placed_of(const struct lw_command *command) {
+  switch (command->type) {
+  case LW_COMMAND_SEND:
+    return &((const struct send_record *)command)->frame;
+  case LW_COMMAND_DELIVER:
+    return &((const struct deliver_record *)command)->frame;
+  case LW_COMMAND_PUBLISH:
+    return &((const struct publish_record *)command)->frame;
+  default:
+    return NULL;
+  }
+}
+
+static uint64_t command_cost(const struct lw_command *command) {
+  const struct placed *f = placed_of(command);
+  return command->size + (f == NULL ? 0 : (uint64_t)f->size);
+}
+
+/* Carries out what the host has submitted; without `run`, only frees what it holds. */
+static void drain_commands(struct io_thread *t, int run) {
+  struct lw_command *command;
+  while ((command = command_queue_peek(&t->commands)) != NULL) {
+    const struct placed *f = placed_of(command);
+    if (run && command->type == LW_COMMAND_PUBLISH) {
+      run_publish(t, (const struct publish_record *)command);
+    } else if (run) {
+      run_on_connection(t, command);
+    }
+    uint64_t cost = command_cost(command);
+    if (f != NULL) block_drop(f->block);
+    command_queue_pop(&t->commands, command->size, cost);
+  }
+}
+
+/* ---------------------------------------------------------------- flushing */
+
+static void sent(struct io_thread *t, struct connection *c, uint32_t size) {
+  COUNT(t, bytes_out, size);
+  COUNT(t, out_queue_bytes, -(int64_t)size);
+  out_consume(c->out, size);
+  c->out->since = (uint32_t)t->now_ms;
+}
+
+static void check_room(struct io_thread *t, struct connection *c) {
+  if ((c->flags & (BEHIND | ROOM_WANTED)) != (BEHIND | ROOM_WANTED) || c->state != ACTIVE) return;
+  if (c->out != NULL && c->out->bytes > t->reactor->options.out_queue_soft_bytes / 4) return;
+  if (c->inflight_max != 0 && window_room(c) < (c->inflight_max + 1u) / 2) return;
+  c->flags &= ~(uint32_t)ROOM_WANTED;
+  mark_pending(t, c, PENDING_ROOM);
+}
+
+/* Sends what every connection gathered in this turn, each once. */
+static void flush_dirty(struct io_thread *t) {
+  for (uint32_t i = 0; i < t->dirty.count; i++) {
+    struct connection *c = connection_at(t, t->dirty.slots[i]);
+    c->flags &= ~(uint32_t)IS_DIRTY;
+    if (c->state != CLOSED && c->out != NULL && c->out->bytes > 0) backend_flush(t, c);
+    if (c->state != CLOSED) {
+      if (c->out != NULL && c->out->bytes == 0 && c->out->sending == 0) queue_give_back(t, c);
+      if (c->out != NULL) timer_set(t, c);
+      else if (c->state == DRAINING) linger(t, c);
+      check_room(t, c);
+    }
+    free_if_over(t, c);
+  }
+  t->dirty.count = 0;
+}
+
+#endif

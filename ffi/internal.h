@@ -1,0 +1,258 @@
+/* What the parts of the reactor share: connection, I/O thread, reactor, and the seam to the backend.
+ *
+ * The seam is at operations that complete. A backend is one file with these static functions:
+ *
+ *   backend_open(t), backend_shut(t)   per thread; open returns 0 or -errno
+ *   backend_wait(t, timeout_ms)        runs what has completed through the calls below; -1 = no timeout
+ *   backend_wake(t)                    from the host: ends backend_wait
+ *   backend_listen(t, index)           accepts on t->listen_fds[index] from now on; 0 or -errno
+ *   backend_unlisten(t, index)         stops; the descriptor is closed by the backend
+ *   backend_adopt(t, c)                c was just accepted: data may come; 0 or -errno
+ *   backend_read(t, c)                 c wants data again after backend_read_stop, or its turn was over
+ *   backend_read_stop(t, c)            c wants no data; what comes all the same is kept by received()
+ *   backend_flush(t, c)                sends from c->out until it is empty or the transport takes no more
+ *   backend_end_write(t, c)            shutdown(SHUT_WR), when all is sent
+ *   backend_close(t, c)                closes the descriptor, deferred; calls closed() when it is gone
+ *   backend_address(t, c)              fills in c->peer_*
+ *
+ * and calls back, on its thread:
+ *
+ *   accepted(t, index, fd)             a new connection; NULL = refused, the backend closes fd
+ *   received(t, c, bytes, size)        data; size 0 = end of stream; bytes die when it returns
+ *   failed(t, c)                       the transport failed
+ *   sent(t, c, size)                   the first `size` bytes of c->out have left
+ *   closed(t, c)                       the descriptor is gone: the slot may be used again
+ *
+ * c->fd belongs to the backend: a descriptor, or an index of a registered table. Data may come unasked
+ * (io_uring): received() copies aside what it cannot pass on. Memory in flight to the kernel is counted in
+ * c->out->sending and not touched until sent().
+ */
+#ifndef LONGWIRE_INTERNAL_H
+#define LONGWIRE_INTERNAL_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "audience.h"
+#include "block.h"
+#include "command_queue.h"
+#include "inflight.h"
+#include "out_queue.h"
+#include "reactor.h"
+#include "ring.h"
+#include "wheel.h"
+
+#define SLOTS_PER_CHUNK 1024u
+#define SLOT_CHUNKS_MAX (1u << 14) /* 16,777,216 slots: 24 bits */
+#define LISTENERS_MAX 8u
+#define READ_BYTES (64u << 10)
+/* What one connection may bring in one turn before the others have theirs. */
+#define READ_TURN_BYTES (256u << 10)
+#define FRAME_KEEP_BYTES_MIN 64u
+/* Connections over the limit that are being told so; past this they are closed without a word. */
+#define BUSY_MAX 256u
+
+enum connection_state {
+  FREE = 0,    /* the slot is not in use */
+  HANDSHAKING, /* frames go to the host; ACTIVATE or the handshake timeout comes next */
+  ACTIVE,
+  DRAINING, /* nothing more comes or goes but what is queued; then lingering */
+  CLOSED,   /* the descriptor is being closed, or is closed and the host still has the slot */
+};
+
+enum connection_flags {
+  EXPOSED = 1 << 0,       /* the host knows it: CLOSED will be sent, RELEASE awaited */
+  RELEASED = 1 << 1,      /* the host has given the slot back */
+  DESCRIPTOR_GONE = 1 << 2,
+  READ_STOPPED = 1 << 3,  /* by the host or by a violation */
+  STALLED = 1 << 4,       /* the ring was full: frames wait in `kept` */
+  END_PENDING = 1 << 5,   /* the stream ended behind those frames */
+  WRITE_ENDED = 1 << 6,   /* SHUT_WR is done or asked for */
+  BEHIND = 1 << 7,        /* stored messages are not delivered live */
+  ROOM_WANTED = 1 << 8,   /* say so when there is room for more */
+  REPORT_ACKS = 1 << 9,
+  IS_DIRTY = 1 << 10,     /* in t->dirty: flush at the end of the turn */
+  IS_EVENTFUL = 1 << 11,  /* in t->eventful */
+  IS_READY = 1 << 12,     /* in t->ready: has more to read */
+  IS_ARMED = 1 << 13,     /* in the wheel */
+  IS_BUSY_REFUSAL = 1 << 14, /* over the limit, being told */
+  IS_COUNTED = 1 << 15,   /* in the number of connections */
+};
+
+/* Events that wait to be written to the ring; bits of connection.pending. */
+enum pending_events {
+  PENDING_VIOLATION = 1 << 0,
+  PENDING_BEHIND = 1 << 1,
+  PENDING_ROOM = 1 << 2,
+  PENDING_ACKED = 1 << 3,
+  PENDING_CLOSED = 1 << 4,
+};
+
+/* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for. */
+struct kept {
+  uint32_t size;
+  uint32_t capacity;
+  uint8_t bytes[];
+};
+
+/* A million of these are held: fields are ordered by size, lists of connections live in the thread. */
+struct connection {
+  struct kept *kept;
+  struct out_queue *out;
+  struct inflight *inflight;
+  uint64_t behind_seq;   /* first stored message not delivered; 0 = none yet */
+  uint64_t reached_seq;  /* while behind: the last one of DELIVER; once closed: lw_closed.seen_seq */
+  struct timer_node timer;
+  int32_t fd;
+  uint32_t generation;
+  uint32_t slot;
+  uint32_t stamp;      /* of the last publish */
+  uint32_t seen_ms;    /* when a frame came, or lingering began */
+  uint32_t timeout_ms; /* 0 = never */
+  uint32_t frame_bytes_max;
+  uint32_t flags;
+  uint16_t inflight_max;
+  uint16_t packet_id; /* the last one given */
+  uint16_t peer_port;
+  uint8_t state; /* enum connection_state */
+  uint8_t protocol;
+  uint8_t listener;
+  uint8_t pending;
+  uint8_t code; /* enum lw_code: of the violation, then of the close */
+  uint8_t peer_family;
+  uint8_t peer_address[16];
+  uint8_t interest;        /* the backend's: what the kernel has been told */
+  uint8_t interest_wanted; /* the backend's: what it shall be told, when on the change list */
+  uint8_t backend_flags;
+  uint8_t zero;
+};
+_Static_assert(sizeof(struct connection) <= 128, "a connection takes two cache lines");
+
+struct slot_list {
+  uint32_t *slots;
+  uint32_t count;
+  uint32_t capacity;
+};
+
+struct listener {
+  uint8_t protocol;
+  uint8_t busy_size;
+  uint8_t busy[64];
+};
+
+struct lw_reactor;
+struct backend;
+
+struct io_thread {
+  struct lw_reactor *reactor;
+  struct backend *backend;
+  uint32_t index;
+  pthread_t thread;
+  struct ring ring;
+  struct command_queue commands;
+  uint32_t sleeping;      /* atomic: in backend_wait, a command must wake it */
+  uint32_t ring_wanted;   /* atomic: the host's lw_release must wake it */
+  uint32_t listeners_asked; /* atomic: listeners that the host has set up */
+  uint32_t listeners_seen;
+  uint32_t unlisten_asked; /* atomic */
+  int listen_fds[LISTENERS_MAX];
+  struct connection *chunks[SLOT_CHUNKS_MAX];
+  uint32_t slot_count; /* ever used */
+  struct slot_list free_slots;
+  struct slot_list dirty;
+  struct slot_list eventful;
+  struct slot_list ready;
+  struct slot_list ready_now; /* the ready list of the turn that is being read */
+  struct slot_list stalled;
+  struct wheel wheel;
+  struct audience_table audiences;
+  uint64_t now_ms; /* monotonic, as of this turn */
+  uint32_t now_s;  /* Unix time */
+  uint32_t busy_count;
+  uint64_t seen_seq; /* of the last stored PUBLISH carried out */
+  uint64_t head_told; /* ring head when the host was last woken */
+  struct out_queue *spare_queues;
+  uint32_t spare_queue_count;
+  struct lw_stats stats; /* this thread's; others read it */
+};
+
+/* Where the host keeps on which threads an audience has members. */
+struct host_audience {
+  uint32_t members;
+  uint32_t thread; /* the one, or WHEEL_NONE = see counts */
+  uint32_t *counts; /* by thread; NULL while there is one */
+};
+
+/* Ends a sleep in poll(2): an eventfd, or a pipe where there is none. */
+struct wakeup {
+  int read_fd;
+  int write_fd;
+};
+
+struct lw_reactor {
+  struct lw_options options;
+  uint32_t thread_count;
+  uint32_t connection_count; /* atomic: over all threads */
+  uint32_t stopping;         /* atomic */
+  uint32_t host_waits;       /* atomic */
+  uint32_t wake_asked;       /* atomic */
+  struct wakeup host_wakeup;
+  uint64_t start_ms;
+  struct arena arena; /* the host's */
+  struct host_audience *audiences;
+  uint32_t audience_capacity;
+  struct lw_batch *batches;
+  uint32_t batch_count;
+  struct listener listeners[LISTENERS_MAX];
+  uint32_t listener_count;
+  struct io_thread *threads[LW_THREADS_MAX];
+};
+
+/* Counters are written by one thread and read by the host. */
+#define COUNT(t, field, n) \
+  __atomic_store_n(&(t)->stats.field, (t)->stats.field + (uint64_t)(n), __ATOMIC_RELAXED)
+
+/* The backend's side of the seam. */
+static int backend_open(struct io_thread *t);
+static void backend_shut(struct io_thread *t);
+static void backend_wait(struct io_thread *t, int timeout_ms);
+static void backend_wake(struct io_thread *t);
+static int backend_listen(struct io_thread *t, uint32_t index);
+static void backend_unlisten(struct io_thread *t, uint32_t index);
+static int backend_adopt(struct io_thread *t, struct connection *c);
+static void backend_read(struct io_thread *t, struct connection *c);
+static void backend_read_stop(struct io_thread *t, struct connection *c);
+static void backend_flush(struct io_thread *t, struct connection *c);
+static void backend_end_write(struct io_thread *t, struct connection *c);
+static void backend_close(struct io_thread *t, struct connection *c);
+static void backend_address(struct io_thread *t, struct connection *c);
+static const char *backend_name(void);
+
+/* The reactor's side. */
+static struct connection *accepted(struct io_thread *t, uint32_t index, int fd);
+static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size);
+static void failed(struct io_thread *t, struct connection *c);
+static void sent(struct io_thread *t, struct connection *c, uint32_t size);
+static void closed(struct io_thread *t, struct connection *c);
+/* Every backend calls it when its wait is over, before anything else. */
+static void read_clock(struct io_thread *t);
+
+static inline int slot_list_push(struct slot_list *l, uint32_t slot) {
+  if (l->count == l->capacity) {
+    uint32_t capacity = l->capacity == 0 ? 64 : l->capacity * 2;
+    uint32_t *slots = realloc(l->slots, capacity * sizeof *slots);
+    if (slots == NULL) return -1;
+    l->slots = slots;
+    l->capacity = capacity;
+  }
+  l->slots[l->count++] = slot;
+  return 0;
+}
+
+static inline struct connection *connection_at(const struct io_thread *t, uint32_t slot) {
+  return &t->chunks[slot / SLOTS_PER_CHUNK][slot % SLOTS_PER_CHUNK];
+}
+
+#endif

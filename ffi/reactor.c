@@ -1,0 +1,295 @@
+/* The reactor: I/O threads that hold the connections, and the turn that each of them repeats. The parts are in
+ * the headers, in the order in which they build on one another: block, ring, command_queue, audience, frames,
+ * inflight, out_queue, wheel; internal (structs, and the seam to the backend), connection, stream, deliver,
+ * host. One backend is included at the end. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include "host.h"
+
+#if defined(LW_BACKEND_URING)
+#include "backend_uring.c"
+#elif defined(LW_BACKEND_KQUEUE)
+#include "backend_kqueue.c"
+#elif defined(LW_BACKEND_EPOLL) || defined(__linux__)
+#include "backend_epoll.c"
+#else
+#include "backend_kqueue.c"
+#endif
+
+/* ---------------------------------------------------------------- accepting */
+
+/* Answers a connection over the limit: its busy bytes, then an orderly close. */
+static void refuse_busy(struct io_thread *t, struct connection *c, const struct listener *l) {
+  c->flags |= IS_BUSY_REFUSAL | READ_STOPPED;
+  c->code = LW_CODE_CONNECTION_LIMIT;
+  t->busy_count++;
+  COUNT(t, closed[LW_CODE_CONNECTION_LIMIT], 1);
+  set_state(c, DRAINING);
+  c->seen_ms = (uint32_t)t->now_ms;
+  c->timeout_ms = t->reactor->options.linger_ms;
+  if (l->busy_size > 0) send_copy(t, c, l->busy, l->busy_size);
+  mark_dirty(t, c);
+  timer_set(t, c);
+}
+
+static struct connection *accepted(struct io_thread *t, uint32_t index, int fd) {
+  struct lw_reactor *r = t->reactor;
+  const struct listener *l = &r->listeners[index];
+  uint32_t open = __atomic_add_fetch(&r->connection_count, 1, __ATOMIC_RELAXED);
+  int is_over = open > r->options.connections_max;
+  if (is_over) __atomic_fetch_sub(&r->connection_count, 1, __ATOMIC_RELAXED);
+  struct connection *c = is_over && t->busy_count >= BUSY_MAX ? NULL : slot_take(t);
+  if (c == NULL) {
+    if (!is_over) __atomic_fetch_sub(&r->connection_count, 1, __ATOMIC_RELAXED);
+    COUNT(t, closed[is_over ? LW_CODE_CONNECTION_LIMIT : LW_CODE_NO_MEMORY], 1);
+    return NULL;
+  }
+  c->fd = fd;
+  c->listener = (uint8_t)index;
+  c->protocol = l->protocol;
+  COUNT(t, accepted, 1);
+  if (is_over) {
+    refuse_busy(t, c, l);
+  } else {
+    set_state(c, HANDSHAKING);
+    c->flags |= IS_COUNTED;
+    COUNT(t, connections, 1);
+    c->seen_ms = (uint32_t)t->now_ms;
+    c->timeout_ms = r->options.handshake_timeout_ms;
+    timer_set(t, c);
+    backend_address(t, c);
+  }
+  if (backend_adopt(t, c) != 0) end(t, c, LW_CODE_NO_MEMORY);
+  return c;
+}
+
+static void closed(struct io_thread *t, struct connection *c) {
+  c->flags |= DESCRIPTOR_GONE;
+  c->fd = -1;
+  queue_give_back(t, c);
+  free_if_over(t, c);
+}
+
+static void update_listeners(struct io_thread *t) {
+  uint32_t asked = __atomic_load_n(&t->listeners_asked, __ATOMIC_SEQ_CST);
+  for (; t->listeners_seen < asked; t->listeners_seen++) backend_listen(t, t->listeners_seen);
+  if (__atomic_exchange_n(&t->unlisten_asked, 0, __ATOMIC_SEQ_CST)) {
+    for (uint32_t i = 0; i < t->listeners_seen; i++) {
+      if (t->listen_fds[i] >= 0) backend_unlisten(t, i);
+      t->listen_fds[i] = -1;
+    }
+  }
+}
+
+/* ---------------------------------------------------------------- one turn */
+
+static void timed_out(struct io_thread *t, struct connection *c) {
+  uint32_t now = (uint32_t)t->now_ms;
+  uint32_t stall_ms = t->reactor->options.write_stall_ms;
+  int is_stalled = c->out != NULL && c->out->bytes > 0 && (int32_t)(now - c->out->since) >= (int32_t)stall_ms;
+  if (c->state == DRAINING) return close_now(t, c);
+  if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
+  if (c->state == HANDSHAKING) return end(t, c, LW_CODE_HANDSHAKE_TIMEOUT);
+  /* The host may have a last word for a device that has fallen silent. */
+  c->timeout_ms = 0;
+  violate(t, c, LW_CODE_KEEPALIVE_TIMEOUT);
+}
+
+static void run_timers(struct io_thread *t) {
+  uint32_t tick = (uint32_t)(t->now_ms / WHEEL_TICK_MS);
+  uint32_t slot;
+  while ((slot = wheel_expired(&t->wheel, timer_of, t, tick)) != WHEEL_NONE) {
+    struct connection *c = connection_at(t, slot);
+    c->flags &= ~(uint32_t)IS_ARMED;
+    int64_t due = due_ms(t, c);
+    if (due == 0) timed_out(t, c);
+    if (c->state != CLOSED && c->state != FREE) timer_set(t, c);
+  }
+}
+
+/* Connections that had more to read than one turn takes. */
+static void read_ready(struct io_thread *t) {
+  struct slot_list now = t->ready;
+  t->ready = t->ready_now;
+  t->ready_now = now;
+  for (uint32_t i = 0; i < now.count; i++) {
+    struct connection *c = connection_at(t, now.slots[i]);
+    c->flags &= ~(uint32_t)IS_READY;
+    if (takes_bytes(c)) backend_read(t, c);
+    free_if_over(t, c);
+  }
+  t->ready_now.count = 0;
+}
+
+static void emit_events(struct io_thread *t) {
+  uint32_t i = 0;
+  for (; i < t->eventful.count; i++) {
+    struct connection *c = connection_at(t, t->eventful.slots[i]);
+    if (!emit_pending(t, c)) break;
+    c->flags &= ~(uint32_t)IS_EVENTFUL;
+    window_trim(c);
+    free_if_over(t, c);
+  }
+  t->eventful.count -= i;
+  memmove(t->eventful.slots, t->eventful.slots + i, t->eventful.count * sizeof t->eventful.slots[0]);
+}
+
+static void wake_host(struct io_thread *t) {
+  struct lw_reactor *r = t->reactor;
+  if (t->ring.head == t->head_told) return;
+  t->head_told = t->ring.head;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&r->host_waits, __ATOMIC_SEQ_CST) &&
+      __atomic_exchange_n(&r->host_waits, 0, __ATOMIC_SEQ_CST)) {
+    COUNT(t, wakeups, 1);
+    wakeup_ring(&r->host_wakeup);
+  }
+}
+
+/* Whether something asks for a turn that no wakeup will announce. Called with `sleeping` set. */
+static int has_work(struct io_thread *t) {
+  if (t->ready.count > 0 || command_queue_peek(&t->commands) != NULL) return 1;
+  if (__atomic_load_n(&t->listeners_asked, __ATOMIC_SEQ_CST) != t->listeners_seen) return 1;
+  if (__atomic_load_n(&t->unlisten_asked, __ATOMIC_SEQ_CST)) return 1;
+  if (__atomic_load_n(&t->reactor->stopping, __ATOMIC_SEQ_CST)) return 1;
+  if (t->stalled.count == 0 && t->eventful.count == 0) return 0;
+  __atomic_store_n(&t->ring_wanted, 1, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return ring_free_bytes(&t->ring) >= t->ring.capacity / 4;
+}
+
+static void read_clock(struct io_thread *t) {
+  struct timespec ts;
+  clock_gettime(CLOCK_REALTIME, &ts);
+  t->now_s = (uint32_t)ts.tv_sec;
+  t->now_ms = monotonic_ms() - t->reactor->start_ms;
+}
+
+static void turn(struct io_thread *t) {
+  __atomic_store_n(&t->sleeping, 1, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  int timeout_ms = has_work(t) ? 0 : wheel_wait_ms(&t->wheel, (uint32_t)t->now_ms);
+  backend_wait(t, timeout_ms);
+  __atomic_store_n(&t->sleeping, 0, __ATOMIC_SEQ_CST);
+  update_listeners(t);
+  resume_stalled(t);
+  read_ready(t);
+  drain_commands(t, 1);
+  run_timers(t);
+  flush_dirty(t);
+  emit_events(t);
+  COUNT(t, turns, 1);
+  wake_host(t);
+}
+
+static void *run(void *argument) {
+  struct io_thread *t = argument;
+  read_clock(t);
+  while (!__atomic_load_n(&t->reactor->stopping, __ATOMIC_SEQ_CST)) turn(t);
+  return NULL;
+}
+
+/* ---------------------------------------------------------------- life */
+
+static void slot_list_free(struct slot_list *l) { free(l->slots); }
+
+static void thread_free(struct io_thread *t) {
+  if (t == NULL) return;
+  drain_commands(t, 0);
+  for (uint32_t slot = 0; slot < t->slot_count; slot++) {
+    struct connection *c = connection_at(t, slot);
+    free(c->kept);
+    out_queue_free(c->out);
+    inflight_free(c->inflight);
+  }
+  for (uint32_t i = 0; i < SLOT_CHUNKS_MAX && t->chunks[i] != NULL; i++) free(t->chunks[i]);
+  while (t->spare_queues != NULL) {
+    struct out_queue *next = t->spare_queues->next;
+    out_queue_free(t->spare_queues);
+    t->spare_queues = next;
+  }
+  struct slot_list *lists[] = {&t->free_slots, &t->dirty, &t->eventful, &t->ready, &t->ready_now,
+                               &t->stalled};
+  for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) slot_list_free(lists[i]);
+  audience_table_free(&t->audiences);
+  command_queue_free(&t->commands);
+  ring_free(&t->ring);
+  free(t);
+}
+
+/* A thread that is not started yet; NULL and *error when it cannot be made. */
+static struct io_thread *thread_new(struct lw_reactor *r, uint32_t index, int *error) {
+  struct io_thread *t = calloc(1, sizeof *t);
+  *error = -ENOMEM;
+  if (t == NULL) return NULL;
+  t->reactor = r;
+  t->index = index;
+  for (uint32_t i = 0; i < LISTENERS_MAX; i++) t->listen_fds[i] = -1;
+  wheel_open(&t->wheel);
+  if (command_queue_open(&t->commands) != 0) goto fail;
+  if (ring_open(&t->ring, r->options.ring_bytes) != 0) goto fail;
+  *error = backend_open(t);
+  if (*error == 0) return t;
+fail:
+  ring_free(&t->ring);
+  command_queue_free(&t->commands);
+  free(t);
+  return NULL;
+}
+
+void lw_close(struct lw_reactor *r) {
+  if (r == NULL) return;
+  __atomic_store_n(&r->stopping, 1, __ATOMIC_SEQ_CST);
+  for (uint32_t i = 0; i < r->thread_count; i++) {
+    backend_wake(r->threads[i]);
+    pthread_join(r->threads[i]->thread, NULL);
+    backend_shut(r->threads[i]);
+    thread_free(r->threads[i]);
+  }
+  for (uint32_t i = 0; i < r->audience_capacity; i++) free(r->audiences[i].counts);
+  free(r->audiences);
+  free(r->batches);
+  arena_free(&r->arena);
+  wakeup_close(&r->host_wakeup);
+  free(r);
+}
+
+static int options_problem(const struct lw_options *o) {
+  if (o->abi_version != LW_ABI_VERSION || o->size != sizeof *o) return 1;
+  if (o->thread_count < 1 || o->thread_count > LW_THREADS_MAX) return 1;
+  if (o->ring_bytes < 4096 || (o->ring_bytes & (o->ring_bytes - 1)) != 0) return 1;
+  return (uint64_t)o->frame_bytes_max * 2 + 1024 > o->ring_bytes;
+}
+
+int lw_open(const struct lw_options *options, struct lw_reactor **out) {
+  *out = NULL;
+  if (options_problem(options)) return -EINVAL;
+  int error = -ENOMEM;
+  struct lw_reactor *r = calloc(1, sizeof *r);
+  if (r == NULL) return error;
+  r->options = *options;
+  r->start_ms = monotonic_ms();
+  r->host_wakeup = (struct wakeup){-1, -1};
+  r->batches = calloc(options->thread_count, sizeof *r->batches);
+  if (r->batches == NULL) goto fail;
+  error = wakeup_open(&r->host_wakeup);
+  if (error != 0) goto fail;
+  while (r->thread_count < options->thread_count) {
+    struct io_thread *t = thread_new(r, r->thread_count, &error);
+    if (t == NULL) goto fail;
+    error = -pthread_create(&t->thread, NULL, run, t);
+    if (error != 0) {
+      backend_shut(t);
+      thread_free(t);
+      goto fail;
+    }
+    r->threads[r->thread_count++] = t;
+  }
+  *out = r;
+  return 0;
+fail:
+  lw_close(r);
+  return error;
+}

@@ -1,0 +1,302 @@
+/* The contract between the reactor (C) and the service (TypeScript, or the native tests).
+ *
+ * Two kinds of thread meet here. The *host* is the one thread that calls these functions (JavaScript's);
+ * every function is the host's unless its comment says otherwise. *I/O threads* are the reactor's own.
+ * Events travel from each I/O thread to the host through one single-producer single-consumer ring;
+ * commands travel back through one single-producer single-consumer queue for each I/O thread. Neither
+ * side ever waits for the other's lock.
+ *
+ * Everything is little-endian; records start at multiples of 8 bytes.
+ */
+#ifndef LONGWIRE_REACTOR_H
+#define LONGWIRE_REACTOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LW_ABI_VERSION 1u
+
+/* A connection is named by `conn` = thread << 24 | slot, and by the generation of that slot. A pair whose
+ * generation is over is stale: commands for it are counted no-ops. Both fit 31 bits. */
+#define LW_CONN_NONE 0x7fffffffu
+#define LW_THREADS_MAX 127u
+#define LW_AUDIENCE_NONE 0xffffffffu
+#define LW_PACKET_ID_NONE 0xffffffffu
+
+/* How a listener cuts frames, and what C answers by itself. */
+enum lw_protocol {
+  LW_PROTOCOL_LONGWIRE = 1, /* u32 + u8 type; heartbeats (type 1) are answered in C */
+  LW_PROTOCOL_MQTT = 2,     /* fixed header + variable length; PINGREQ answered, PUBACK/PUBREC/PUBCOMP
+                               matched against the in-flight window in C */
+};
+
+/* Numbers of core/codes.ts that the reactor finds by itself. */
+enum lw_code {
+  LW_CODE_NORMAL = 0,
+  LW_CODE_PEER_CLOSED = 1,
+  LW_CODE_IO_ERROR = 2,
+  LW_CODE_HANDSHAKE_TIMEOUT = 3,
+  LW_CODE_KEEPALIVE_TIMEOUT = 4,
+  LW_CODE_FRAME_TOO_LARGE = 5,
+  LW_CODE_MALFORMED = 6,
+  LW_CODE_PROTOCOL_ERROR = 7,
+  LW_CODE_CONNECTION_LIMIT = 10,
+  LW_CODE_SLOW_CONSUMER = 11,
+  LW_CODE_WRITE_STALLED = 33,
+  LW_CODE_REPLACED = 34,
+  LW_CODE_NO_MEMORY = 38,
+  LW_CODE_COUNT = 64, /* size of the counter tables: room to grow */
+};
+
+/* ------------------------------------------------------------------ events, I/O thread -> host */
+
+enum lw_event_type {
+  LW_EVENT_PAD = 0,       /* fills the ring to its end; skip `size` bytes */
+  LW_EVENT_FRAME = 1,     /* body: one whole frame, header included. argument: listener id.
+                             code: 1 on the first frame of a connection, else 0 */
+  LW_EVENT_VIOLATION = 2, /* the peer broke the framing or a limit; code says how. Reading has stopped;
+                             the host answers as the protocol wants and closes */
+  LW_EVENT_CLOSED = 3,    /* the connection is gone; code says why. body: struct lw_closed. The slot stays
+                             the host's until LW_COMMAND_RELEASE */
+  LW_EVENT_ACKED = 4,     /* body: u64 seq. Every stored message up to it that was delivered here has been
+                             acknowledged. Only with LW_ACTIVATE_REPORT_ACKS; at most one a turn */
+  LW_EVENT_BEHIND = 5,    /* body: u64 seq, the first stored message that was NOT delivered here. None is,
+                             until LW_COMMAND_LIVE: the host replays from the log */
+  LW_EVENT_ROOM = 6,      /* for a connection that is behind: its out-queue has drained; argument: how many
+                             more messages its in-flight window takes (LW_EVENT_ROOM follows again after
+                             the next LW_COMMAND_DELIVER has drained) */
+};
+
+struct lw_event {
+  uint32_t size; /* of the record, header included, multiple of 8 */
+  uint16_t type;
+  uint16_t code;
+  uint32_t conn;
+  uint32_t generation;
+  uint32_t body_size; /* bytes used of the body */
+  uint32_t argument;
+};
+
+/* One unacknowledged message of a closed connection, oldest first. */
+struct lw_inflight {
+  uint64_t seq;
+  uint16_t packet_id;
+  uint8_t qos;
+  uint8_t released; /* QoS 2: PUBREC came, PUBREL is out */
+  uint32_t zero;
+};
+
+struct lw_closed {
+  uint64_t seen_seq;      /* no stored message after this one reached the connection's queue */
+  uint64_t behind_seq;    /* first one missed when it was behind; 0 = it was not behind */
+  uint32_t inflight_count; /* struct lw_inflight follow */
+  uint32_t protocol;
+};
+
+/* A stretch of one ring, ready to be walked. At most two a ring and poll are never needed: a record does
+ * not wrap. Offsets are into the ring memory that lw_ring() names. */
+struct lw_batch {
+  uint32_t thread;
+  uint32_t begin;
+  uint32_t end; /* begin == end: nothing; the walk goes [begin, end) and skips PAD records */
+  uint32_t zero;
+};
+
+/* ------------------------------------------------------------------ commands, host -> I/O threads
+ *
+ * The host writes any number of records into one buffer and submits them with one call. They take effect
+ * in order, per connection and between publishes. lw_submit copies what it keeps. */
+
+enum lw_command_type {
+  LW_COMMAND_SEND = 1,     /* struct lw_command_send + bytes: whole frames, never dropped */
+  LW_COMMAND_ACTIVATE = 2, /* struct lw_command_activate: the handshake is over */
+  LW_COMMAND_CLOSE = 3,    /* struct lw_command_close: flush, shut down writing, linger, close */
+  LW_COMMAND_RELEASE = 4,  /* struct lw_command: the host has seen LW_EVENT_CLOSED; the slot may be reused */
+  LW_COMMAND_JOIN = 5,     /* struct lw_command_audience; joining twice is a no-op */
+  LW_COMMAND_LEAVE = 6,    /* struct lw_command_audience; also valid between CLOSED and RELEASE */
+  LW_COMMAND_PUBLISH = 7,  /* struct lw_command_publish + audience ids + bytes */
+  LW_COMMAND_DELIVER = 8,  /* struct lw_command_deliver + bytes: one stored message to one connection that
+                              is behind (replay, redelivery) */
+  LW_COMMAND_BEHIND = 9,   /* struct lw_command: deliver no stored message live until LIVE; ROOM follows */
+  LW_COMMAND_LIVE = 10,    /* struct lw_command: the host has replayed all that was published before this
+                              command; stored messages are delivered live from here on */
+  LW_COMMAND_PAUSE = 11,   /* struct lw_command: stop reading from the connection */
+  LW_COMMAND_RESUME = 12,  /* struct lw_command: read again */
+};
+
+struct lw_command {
+  uint32_t size; /* of the record, header included, multiple of 8 */
+  uint16_t type;
+  uint16_t flags;
+  uint32_t conn;       /* PUBLISH: connection to leave out (no-local), or LW_CONN_NONE */
+  uint32_t generation; /* PUBLISH: of that connection */
+};
+
+struct lw_command_send {
+  struct lw_command head;
+  uint32_t body_size;
+  uint32_t zero;
+};
+
+enum lw_activate_flags {
+  LW_ACTIVATE_REPORT_ACKS = 1, /* send LW_EVENT_ACKED */
+};
+
+struct lw_command_activate {
+  struct lw_command head;
+  uint32_t keepalive_ms;   /* close after this much silence; 0 = never */
+  uint32_t inflight_max;   /* QoS >= 1 messages in flight to it; 0 = no window is kept */
+  uint32_t frame_bytes_max; /* frames to it must not be larger (MQTT 5 Maximum Packet Size): larger ones are
+                               dropped and counted; 0 = the reactor's own bound */
+  uint32_t zero;
+};
+
+struct lw_command_close {
+  struct lw_command head;
+  uint32_t code; /* counted, and given back in LW_EVENT_CLOSED */
+  uint32_t zero;
+};
+
+struct lw_command_audience {
+  struct lw_command head;
+  uint32_t audience; /* any number the host likes, dense from 0 */
+  uint32_t zero;
+};
+
+/* flags of PUBLISH and DELIVER */
+enum lw_publish_flags {
+  LW_PUBLISH_QOS = 3,       /* mask: 0 = droppable; 1, 2 = stored */
+};
+
+struct lw_command_publish {
+  struct lw_command head;
+  uint64_t seq;            /* place in the log; 0 = not stored */
+  uint32_t stamp;          /* same stamp = same message: a connection that has had it is skipped. Never 0 */
+  uint32_t key;            /* hash of the conflation key; 0 = none. A waiting QoS 0 message with the same
+                              key and audience is replaced */
+  uint32_t packet_id_at;   /* byte offset of the two packet id bytes in the frame, or LW_PACKET_ID_NONE */
+  uint32_t audience_count;
+  uint32_t body_size;
+  uint32_t zero;
+  /* uint32_t audiences[audience_count], padded to 8 bytes; then body_size bytes: one frame */
+};
+
+struct lw_command_deliver {
+  struct lw_command head;
+  uint64_t seq;
+  uint32_t packet_id_at;
+  uint32_t packet_id;  /* use this id (redelivery); 0 = take the next free one */
+  uint32_t body_size;
+  uint32_t released;   /* QoS 2 redelivery after PUBREC: the frame is a PUBREL */
+};
+
+/* ------------------------------------------------------------------ life */
+
+struct lw_options {
+  uint32_t abi_version; /* LW_ABI_VERSION */
+  uint32_t size;        /* sizeof(struct lw_options) */
+  uint32_t thread_count;
+  uint32_t connections_max;
+  uint32_t ring_bytes;               /* power of two */
+  uint32_t frame_bytes_max;
+  uint32_t handshake_frame_bytes_max;
+  uint32_t handshake_timeout_ms;
+  uint32_t out_queue_soft_bytes;
+  uint32_t out_queue_hard_bytes;
+  uint32_t write_stall_ms;
+  uint32_t linger_ms;
+  uint32_t command_queue_bytes_max;
+  uint32_t zero;
+};
+
+struct lw_listen_options {
+  uint32_t size;     /* sizeof(struct lw_listen_options) */
+  uint32_t protocol; /* enum lw_protocol */
+  uint32_t port;     /* 0 = the kernel picks one */
+  uint32_t busy_size; /* bytes at the end of this struct that answer a connection over the limit */
+  char address[48];  /* numeric IPv4 or IPv6, NUL-terminated */
+  uint8_t busy[64];
+};
+
+/* Sums over all I/O threads. */
+struct lw_stats {
+  uint64_t connections;      /* open now */
+  uint64_t accepted;
+  uint64_t frames_in;        /* handed to the host */
+  uint64_t heartbeats_in;    /* answered in C */
+  uint64_t acks_in;          /* PUBACK, PUBREC, PUBCOMP matched in C */
+  uint64_t bytes_in;
+  uint64_t bytes_out;
+  uint64_t sends;            /* send system calls or operations */
+  uint64_t receives;
+  uint64_t publishes;        /* PUBLISH commands carried out, counted once a thread */
+  uint64_t deliveries;       /* frames put into out-queues by PUBLISH and DELIVER */
+  uint64_t stale_commands;
+  uint64_t wakeups;          /* of the host */
+  uint64_t turns;            /* of the I/O threads */
+  uint64_t ring_full;        /* times that reading stopped for a full ring */
+  uint64_t out_queue_bytes;  /* waiting now */
+  uint64_t closed[LW_CODE_COUNT];  /* connections closed, by code */
+  uint64_t dropped[LW_CODE_COUNT]; /* messages dropped, by code */
+};
+
+struct lw_peer {
+  uint16_t family; /* 4 or 6 */
+  uint16_t port;
+  uint8_t address[16];
+};
+
+struct lw_reactor;
+
+/* Sizes of the structs above in order of appearance, for the host to check: lw_layout(out, n) writes at
+ * most n numbers, returns how many there are. First: LW_ABI_VERSION. */
+int lw_layout(uint32_t *out, int n);
+
+/* "epoll", "uring" or "kqueue". */
+const char *lw_backend(void);
+
+/* Makes the reactor and starts its threads. Returns 0 or -errno. */
+int lw_open(const struct lw_options *options, struct lw_reactor **out);
+
+/* Stops the threads, closes every connection at once, frees everything. lw_wait must have returned. */
+void lw_close(struct lw_reactor *reactor);
+
+/* Listens on every thread (SO_REUSEPORT). Returns the port or -errno. The n-th call makes listener n. */
+int lw_listen(struct lw_reactor *reactor, const struct lw_listen_options *options);
+
+/* Stops accepting on every listener; connections stay. */
+void lw_unlisten(struct lw_reactor *reactor);
+
+/* Memory of thread's ring: address and bytes. Lives as long as the reactor. */
+void *lw_ring(struct lw_reactor *reactor, uint32_t thread, uint32_t *bytes);
+
+/* Memory of the batch table: thread_count records. Lives as long as the reactor. */
+struct lw_batch *lw_batches(struct lw_reactor *reactor);
+
+/* Fills the batch table; returns how many records of it are in use. Never waits. */
+int lw_poll(struct lw_reactor *reactor);
+
+/* Ends the turn: every stretch of the last lw_poll is given back. */
+void lw_release(struct lw_reactor *reactor);
+
+/* Waits until lw_poll would find something, lw_wake is called or timeout_ms is over (-1 = no end). Returns
+ * 1 when there is something, else 0. The one function that blocks: call it from a thread of its own
+ * (`nonblocking` in Deno), one call at a time; everything else may be called meanwhile. */
+int lw_wait(struct lw_reactor *reactor, int timeout_ms);
+
+/* Ends lw_wait. From any thread. */
+void lw_wake(struct lw_reactor *reactor);
+
+/* Carries out the records in [commands, commands + bytes) and wakes the threads concerned. Returns the
+ * number of bytes that wait in the fullest command queue (the host refuses publishes past
+ * command_queue_bytes_max; records given here are never refused), or -EINVAL for a record that is not
+ * well-formed, which is a bug of the host. */
+int64_t lw_submit(struct lw_reactor *reactor, const void *commands, size_t bytes);
+
+/* Sums up the counters. */
+void lw_stats(struct lw_reactor *reactor, struct lw_stats *out);
+
+/* Address of a connection whose slot the host owns. Returns 0, or -ESTALE for a stale handle. */
+int lw_peer(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, struct lw_peer *out);
+
+#endif

@@ -1,0 +1,584 @@
+/**
+ * The reactor as TypeScript sees it: the only Deno.dlopen of the project, the layout of ffi/reactor.h
+ * checked at load, commands gathered in one buffer and submitted once a turn, events walked in place.
+ * Invariant: no view of ring memory outlives the call in which a handler was given it.
+ */
+
+const abi_version = 1;
+
+/** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
+const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 56, 128, 1152, 20];
+
+const event_header_bytes = 24;
+const command_bytes_max = 4 << 20;
+
+const symbols = {
+  lw_layout: { parameters: ["buffer", "i32"], result: "i32" },
+  lw_backend: { parameters: [], result: "pointer" },
+  lw_open: { parameters: ["buffer", "buffer"], result: "i32" },
+  lw_close: { parameters: ["pointer"], result: "void" },
+  lw_listen: { parameters: ["pointer", "buffer"], result: "i32" },
+  lw_unlisten: { parameters: ["pointer"], result: "void" },
+  lw_ring: { parameters: ["pointer", "u32", "buffer"], result: "pointer" },
+  lw_batches: { parameters: ["pointer"], result: "pointer" },
+  lw_poll: { parameters: ["pointer"], result: "i32" },
+  lw_release: { parameters: ["pointer"], result: "void" },
+  lw_wait: { parameters: ["pointer", "i32"], result: "i32", nonblocking: true },
+  lw_wake: { parameters: ["pointer"], result: "void" },
+  lw_submit: { parameters: ["pointer", "buffer", "usize"], result: "i64" },
+  lw_stats: { parameters: ["pointer", "buffer"], result: "void" },
+  lw_peer: { parameters: ["pointer", "u32", "u32", "buffer"], result: "i32" },
+} as const;
+
+/** No connection: for publishes that leave nobody out. */
+export const conn_none = 0x7fffffff;
+/** `packet_id_at` of a frame that carries no packet id. */
+export const packet_id_none = 0xffffffff;
+
+/** How a listener cuts frames (enum lw_protocol). */
+export const protocols = { longwire: 1, mqtt: 2 } as const;
+
+const Event = { pad: 0, frame: 1, violation: 2, closed: 3, acked: 4, behind: 5, room: 6 } as const;
+const Command = {
+  send: 1,
+  activate: 2,
+  close: 3,
+  release: 4,
+  join: 5,
+  leave: 6,
+  publish: 7,
+  deliver: 8,
+  behind: 9,
+  live: 10,
+  pause: 11,
+  resume: 12,
+} as const;
+
+/** A call of the library failed; `errno` is POSIX's, positive. */
+export class ReactorError extends Error {
+  override readonly name = "ReactorError";
+  constructor(readonly call: string, readonly errno: number) {
+    super(`${call} failed: errno ${errno}`);
+  }
+}
+
+/** One unacknowledged message of a connection that closed, oldest first. */
+export interface Inflight {
+  readonly seq: number;
+  readonly packet_id: number;
+  readonly qos: number;
+  /** QoS 2: the peer has the message (PUBREC came); only PUBREL and PUBCOMP are left. */
+  readonly released: boolean;
+}
+
+/** What a connection leaves behind (struct lw_closed). */
+export interface Closed {
+  /** No stored message after this one reached the connection. */
+  readonly seen_seq: number;
+  /** First stored message that was missed; 0 = the connection was not behind. */
+  readonly behind_seq: number;
+  readonly inflight: readonly Inflight[];
+}
+
+/** Who gets the events of a poll; views of `bytes` die when the call returns. */
+export interface ReactorHandler {
+  /** One whole frame in bytes[begin, end). `first` = the first of its connection. */
+  on_frame(
+    conn: number,
+    generation: number,
+    bytes: Uint8Array,
+    begin: number,
+    end: number,
+    first: boolean,
+    listener: number,
+  ): void;
+  /** The peer broke framing or a limit (codes.ts number); reading has stopped. */
+  on_violation(conn: number, generation: number, code: number, listener: number): void;
+  on_closed(conn: number, generation: number, code: number, closed: Closed): void;
+  on_acked(conn: number, generation: number, seq: number): void;
+  on_behind(conn: number, generation: number, seq: number): void;
+  on_room(conn: number, generation: number, messages: number): void;
+}
+
+export interface ReactorOptions {
+  readonly thread_count: number;
+  readonly connections_max: number;
+  readonly ring_bytes: number;
+  readonly frame_bytes_max: number;
+  readonly handshake_frame_bytes_max: number;
+  readonly handshake_timeout_ms: number;
+  readonly out_queue_soft_bytes: number;
+  readonly out_queue_hard_bytes: number;
+  readonly write_stall_ms: number;
+  readonly linger_ms: number;
+  readonly command_queue_bytes_max: number;
+}
+
+export interface ListenOptions {
+  readonly protocol: number;
+  /** Numeric IPv4 or IPv6 address. */
+  readonly address: string;
+  /** 0 = the kernel picks one. */
+  readonly port: number;
+  /** Whole frames that answer a connection over the limit, at most 64 bytes. */
+  readonly busy: Uint8Array;
+}
+
+/** Sums over all I/O threads (struct lw_stats); `closed` and `dropped` are indexed by code number. */
+export interface ReactorStats {
+  readonly counters: Readonly<Record<(typeof stat_names)[number], number>>;
+  readonly closed: readonly number[];
+  readonly dropped: readonly number[];
+}
+
+const stat_names = [
+  "connections",
+  "accepted",
+  "frames_in",
+  "heartbeats_in",
+  "acks_in",
+  "bytes_in",
+  "bytes_out",
+  "sends",
+  "receives",
+  "publishes",
+  "deliveries",
+  "stale_commands",
+  "wakeups",
+  "turns",
+  "ring_full",
+  "out_queue_bytes",
+] as const;
+const code_count = 64;
+
+/** What the rest of the service may ask of the reactor; tests/fake_reactor.ts is another. */
+export interface Reactor {
+  readonly backend: string;
+  /** Bytes that waited in the fullest command queue at the last flush. */
+  readonly pending_bytes: number;
+  /** The turn's command buffer: `begin_*` answers where a frame goes, `end_*` how far it went. */
+  readonly commands: Uint8Array;
+  listen(options: ListenOptions): number;
+  unlisten(): void;
+  poll(handler: ReactorHandler): number;
+  wait(timeout_ms: number): Promise<boolean>;
+  wake(): void;
+  begin_send(conn: number, generation: number, bytes_max: number): number;
+  end_send(end: number): void;
+  send(conn: number, generation: number, frame: Uint8Array): void;
+  activate(conn: number, generation: number, options: ActivateOptions): void;
+  close_connection(conn: number, generation: number, code: number): void;
+  release(conn: number, generation: number): void;
+  join(conn: number, generation: number, audience: number): void;
+  leave(conn: number, generation: number, audience: number): void;
+  begin_publish(publish: PublishOptions, audiences: readonly number[], bytes_max: number): number;
+  end_publish(end: number, packet_id_at: number): void;
+  begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number;
+  end_deliver(end: number, packet_id_at: number): void;
+  behind(conn: number, generation: number): void;
+  live(conn: number, generation: number): void;
+  pause(conn: number, generation: number): void;
+  resume(conn: number, generation: number): void;
+  flush(): void;
+  stats(): ReactorStats;
+  peer(conn: number, generation: number): string;
+  close(): void;
+}
+
+export interface ActivateOptions {
+  /** Close after this much silence; 0 = never. */
+  readonly keepalive_ms: number;
+  /** QoS >= 1 messages in flight; 0 = no window. */
+  readonly inflight_max: number;
+  /** Larger frames are dropped instead of sent; 0 = no bound of its own. */
+  readonly frame_bytes_max: number;
+  readonly report_acks: boolean;
+}
+
+export interface PublishOptions {
+  /** 0 = not stored. */
+  readonly seq: number;
+  /** Same stamp = same message. Never 0. */
+  readonly stamp: number;
+  /** Hash of the conflation key; 0 = none. */
+  readonly key: number;
+  readonly qos: number;
+  /** Connection left out (no-local), or conn_none. */
+  readonly except_conn: number;
+  readonly except_generation: number;
+}
+
+export interface DeliverOptions {
+  readonly seq: number;
+  readonly qos: number;
+  /** 0 = the next free one. */
+  readonly packet_id: number;
+  readonly released: boolean;
+  readonly bytes_max: number;
+}
+
+function check(call: string, result: number): number {
+  if (result < 0) throw new ReactorError(call, -result);
+  return result;
+}
+
+class NativeReactor implements Reactor {
+  readonly backend: string;
+  readonly commands = new Uint8Array(command_bytes_max);
+  pending_bytes = 0;
+
+  readonly #words = new Uint32Array(this.commands.buffer);
+  /** End of the last whole record; a record being written starts here. */
+  #used = 0;
+  /** Where the body of the record being written starts. */
+  #body = 0;
+  readonly #library: Deno.DynamicLibrary<typeof symbols>;
+  readonly #call: Deno.DynamicLibrary<typeof symbols>["symbols"];
+  readonly #handle: Deno.PointerValue;
+  readonly #rings: { bytes: Uint8Array; words: Uint32Array }[] = [];
+  readonly #batches: Uint32Array;
+  readonly #stats = new BigUint64Array(stat_names.length + 2 * code_count);
+  #waiting: Promise<unknown> = Promise.resolve();
+
+  constructor(path: string, options: ReactorOptions) {
+    this.#library = Deno.dlopen(path, symbols);
+    this.#call = this.#library.symbols;
+    this.#check_layout(path);
+    this.backend = Deno.UnsafePointerView.getCString(this.#call.lw_backend()!);
+    const out = new BigUint64Array(1);
+    check("lw_open", this.#call.lw_open(pack_options(options), out));
+    this.#handle = Deno.UnsafePointer.create(out[0]);
+    const bytes = new Uint32Array(1);
+    for (let thread = 0; thread < options.thread_count; thread++) {
+      const pointer = this.#call.lw_ring(this.#handle, thread, bytes)!;
+      const memory = Deno.UnsafePointerView.getArrayBuffer(pointer, bytes[0]);
+      this.#rings.push({ bytes: new Uint8Array(memory), words: new Uint32Array(memory) });
+    }
+    this.#batches = new Uint32Array(
+      Deno.UnsafePointerView.getArrayBuffer(
+        this.#call.lw_batches(this.#handle)!,
+        options.thread_count * 16,
+      ),
+    );
+  }
+
+  #check_layout(path: string): void {
+    const found = new Uint32Array(64);
+    const count = this.#call.lw_layout(found, found.length);
+    if (count !== layout.length || layout.some((size, index) => size !== found[index])) {
+      throw new Error(
+        `Cannot use ${path}: it was built for another layout ` +
+          `(${found.slice(0, count).join()} instead of ${layout.join()})`,
+      );
+    }
+  }
+
+  listen(options: ListenOptions): number {
+    const raw = new Uint8Array(128);
+    const words = new Uint32Array(raw.buffer);
+    words.set([128, options.protocol, options.port, options.busy.length]);
+    raw.set(new TextEncoder().encode(options.address).subarray(0, 47), 16);
+    raw.set(options.busy, 64);
+    return check("lw_listen", this.#call.lw_listen(this.#handle, raw));
+  }
+
+  unlisten(): void {
+    this.#call.lw_unlisten(this.#handle);
+  }
+
+  poll(handler: ReactorHandler): number {
+    const count = this.#call.lw_poll(this.#handle);
+    if (count === 0) return 0;
+    let events = 0;
+    for (let index = 0; index < count; index++) {
+      const ring = this.#rings[this.#batches[index * 4]];
+      const begin = this.#batches[index * 4 + 1];
+      const end = this.#batches[index * 4 + 2];
+      events += walk(ring.bytes, ring.words, begin, end, handler);
+    }
+    this.#call.lw_release(this.#handle);
+    return events;
+  }
+
+  async wait(timeout_ms: number): Promise<boolean> {
+    const wait = this.#call.lw_wait(this.#handle, timeout_ms);
+    this.#waiting = wait;
+    return await wait === 1;
+  }
+
+  wake(): void {
+    this.#call.lw_wake(this.#handle);
+  }
+
+  /** Starts a record of at most `bytes_max`; answers its first word's index. */
+  #begin(type: number, conn: number, generation: number, bytes_max: number): number {
+    if (this.#used + bytes_max + 8 > command_bytes_max) {
+      this.flush();
+      if (bytes_max + 8 > command_bytes_max) throw new RangeError(`record of ${bytes_max} bytes`);
+    }
+    const word = this.#used >>> 2;
+    this.#words[word + 1] = type;
+    this.#words[word + 2] = conn;
+    this.#words[word + 3] = generation;
+    return word;
+  }
+
+  /** Closes the record that reaches to the byte `end`. */
+  #end(end: number): void {
+    const size = (end - this.#used + 7) & ~7;
+    this.#words[this.#used >>> 2] = size;
+    this.#used += size;
+  }
+
+  #plain(type: number, conn: number, generation: number): void {
+    this.#begin(type, conn, generation, 16);
+    this.#end(this.#used + 16);
+  }
+
+  begin_send(conn: number, generation: number, bytes_max: number): number {
+    this.#begin(Command.send, conn, generation, 24 + bytes_max);
+    return this.#body = this.#used + 24;
+  }
+
+  end_send(end: number): void {
+    const word = this.#used >>> 2;
+    this.#words[word + 4] = end - this.#body;
+    this.#words[word + 5] = 0;
+    this.#end(end);
+  }
+
+  send(conn: number, generation: number, frame: Uint8Array): void {
+    const at = this.begin_send(conn, generation, frame.length);
+    this.commands.set(frame, at);
+    this.end_send(at + frame.length);
+  }
+
+  activate(conn: number, generation: number, options: ActivateOptions): void {
+    const word = this.#begin(Command.activate, conn, generation, 32);
+    this.#words[word + 1] = Command.activate | (options.report_acks ? 1 << 16 : 0);
+    this.#words[word + 4] = options.keepalive_ms;
+    this.#words[word + 5] = options.inflight_max;
+    this.#words[word + 6] = options.frame_bytes_max;
+    this.#words[word + 7] = 0;
+    this.#end(this.#used + 32);
+  }
+
+  close_connection(conn: number, generation: number, code: number): void {
+    const word = this.#begin(Command.close, conn, generation, 24);
+    this.#words[word + 4] = code;
+    this.#words[word + 5] = 0;
+    this.#end(this.#used + 24);
+  }
+
+  release(conn: number, generation: number): void {
+    this.#plain(Command.release, conn, generation);
+  }
+
+  #audience(type: number, conn: number, generation: number, audience: number): void {
+    const word = this.#begin(type, conn, generation, 24);
+    this.#words[word + 4] = audience;
+    this.#words[word + 5] = 0;
+    this.#end(this.#used + 24);
+  }
+
+  join(conn: number, generation: number, audience: number): void {
+    this.#audience(Command.join, conn, generation, audience);
+  }
+
+  leave(conn: number, generation: number, audience: number): void {
+    this.#audience(Command.leave, conn, generation, audience);
+  }
+
+  begin_publish(publish: PublishOptions, audiences: readonly number[], bytes_max: number): number {
+    const header = 48 + ((audiences.length * 4 + 7) & ~7);
+    const { except_conn, except_generation } = publish;
+    const word = this.#begin(Command.publish, except_conn, except_generation, header + bytes_max);
+    this.#words[word + 1] = Command.publish | publish.qos << 16;
+    this.#words[word + 4] = publish.seq;
+    this.#words[word + 5] = publish.seq / 0x1_0000_0000;
+    this.#words[word + 6] = publish.stamp;
+    this.#words[word + 7] = publish.key;
+    this.#words[word + 9] = audiences.length;
+    this.#words[word + 11] = 0;
+    for (let index = 0; index < audiences.length; index++) {
+      this.#words[word + 12 + index] = audiences[index];
+    }
+    return this.#body = this.#used + header;
+  }
+
+  end_publish(end: number, packet_id_at: number): void {
+    const word = this.#used >>> 2;
+    this.#words[word + 8] = packet_id_at;
+    this.#words[word + 10] = end - this.#body;
+    this.#end(end);
+  }
+
+  begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number {
+    const word = this.#begin(Command.deliver, conn, generation, 40 + deliver.bytes_max);
+    this.#words[word + 1] = Command.deliver | deliver.qos << 16;
+    this.#words[word + 4] = deliver.seq;
+    this.#words[word + 5] = deliver.seq / 0x1_0000_0000;
+    this.#words[word + 7] = deliver.packet_id;
+    this.#words[word + 9] = deliver.released ? 1 : 0;
+    return this.#body = this.#used + 40;
+  }
+
+  end_deliver(end: number, packet_id_at: number): void {
+    const word = this.#used >>> 2;
+    this.#words[word + 6] = packet_id_at;
+    this.#words[word + 8] = end - this.#body;
+    this.#end(end);
+  }
+
+  behind(conn: number, generation: number): void {
+    this.#plain(Command.behind, conn, generation);
+  }
+
+  live(conn: number, generation: number): void {
+    this.#plain(Command.live, conn, generation);
+  }
+
+  pause(conn: number, generation: number): void {
+    this.#plain(Command.pause, conn, generation);
+  }
+
+  resume(conn: number, generation: number): void {
+    this.#plain(Command.resume, conn, generation);
+  }
+
+  flush(): void {
+    if (this.#used === 0 && this.pending_bytes === 0) return;
+    const pending = this.#call.lw_submit(this.#handle, this.commands, BigInt(this.#used));
+    this.#used = 0;
+    this.pending_bytes = check("lw_submit", Number(pending));
+  }
+
+  stats(): ReactorStats {
+    this.#call.lw_stats(this.#handle, this.#stats);
+    const numbers = Array.from(this.#stats, Number);
+    const counters = Object.fromEntries(stat_names.map((name, index) => [name, numbers[index]]));
+    return {
+      counters: counters as ReactorStats["counters"],
+      closed: numbers.slice(stat_names.length, stat_names.length + code_count),
+      dropped: numbers.slice(stat_names.length + code_count),
+    };
+  }
+
+  peer(conn: number, generation: number): string {
+    const raw = new Uint8Array(20);
+    if (this.#call.lw_peer(this.#handle, conn, generation, raw) < 0) return "";
+    const halves = new Uint16Array(raw.buffer);
+    if (halves[0] === 4) return `${raw.subarray(4, 8).join(".")}:${halves[1]}`;
+    const groups = [];
+    for (let at = 4; at < 20; at += 2) groups.push((raw[at] << 8 | raw[at + 1]).toString(16));
+    return `[${groups.join(":")}]:${halves[1]}`;
+  }
+
+  close(): void {
+    this.wake();
+    // The parked wait() still runs in the library: it must return before the memory goes.
+    void this.#waiting.then(() => {
+      this.#call.lw_close(this.#handle);
+      this.#library.close();
+    });
+  }
+}
+
+function pack_options(options: ReactorOptions): Uint32Array<ArrayBuffer> {
+  return new Uint32Array([
+    abi_version,
+    56,
+    options.thread_count,
+    options.connections_max,
+    options.ring_bytes,
+    options.frame_bytes_max,
+    options.handshake_frame_bytes_max,
+    options.handshake_timeout_ms,
+    options.out_queue_soft_bytes,
+    options.out_queue_hard_bytes,
+    options.write_stall_ms,
+    options.linger_ms,
+    options.command_queue_bytes_max,
+    0,
+  ]);
+}
+
+function u64(words: Uint32Array, word: number): number {
+  return words[word] + words[word + 1] * 0x1_0000_0000;
+}
+
+function read_closed(words: Uint32Array, body: number): Closed {
+  const inflight: Inflight[] = [];
+  const count = words[body + 4];
+  for (let index = 0; index < count; index++) {
+    const at = body + 6 + index * 4;
+    const packed = words[at + 2];
+    inflight.push({
+      seq: u64(words, at),
+      packet_id: packed & 0xffff,
+      qos: packed >>> 16 & 0xff,
+      released: packed >>> 24 !== 0,
+    });
+  }
+  return { seen_seq: u64(words, body), behind_seq: u64(words, body + 2), inflight };
+}
+
+/** Walks the records of one stretch of a ring; answers how many there were. */
+function walk(
+  bytes: Uint8Array,
+  words: Uint32Array,
+  begin: number,
+  end: number,
+  handler: ReactorHandler,
+): number {
+  let events = 0;
+  for (let at = begin; at < end;) {
+    const word = at >>> 2;
+    const packed = words[word + 1];
+    const code = packed >>> 16;
+    const conn = words[word + 2];
+    const generation = words[word + 3];
+    const body = at + event_header_bytes;
+    const argument = words[word + 5];
+    events++;
+    switch (packed & 0xffff) {
+      case Event.frame:
+        handler.on_frame(
+          conn,
+          generation,
+          bytes,
+          body,
+          body + words[word + 4],
+          code === 1,
+          argument,
+        );
+        break;
+      case Event.violation:
+        handler.on_violation(conn, generation, code, argument);
+        break;
+      case Event.closed:
+        handler.on_closed(conn, generation, code, read_closed(words, body >>> 2));
+        break;
+      case Event.acked:
+        handler.on_acked(conn, generation, u64(words, body >>> 2));
+        break;
+      case Event.behind:
+        handler.on_behind(conn, generation, u64(words, body >>> 2));
+        break;
+      case Event.room:
+        handler.on_room(conn, generation, argument);
+        break;
+      case Event.pad:
+        break;
+      default:
+        throw new Error(`event of unknown type ${packed & 0xffff}`);
+    }
+    at += words[word];
+  }
+  return events;
+}
+
+/** Loads the library at `path` and starts its threads. */
+export function open_reactor(path: string, options: ReactorOptions): Reactor {
+  return new NativeReactor(path, options);
+}

@@ -1,0 +1,106 @@
+/** The route table (method, path, handler) and the one function that HTTP requests go through. */
+import { codes } from "../core/codes.ts";
+import type { Log } from "../core/log.ts";
+import type { Metrics } from "../core/metrics.ts";
+import type { Router } from "../core/router.ts";
+import type { Store } from "../core/store/mod.ts";
+import { healthz, metrics, readyz } from "./operations.ts";
+import { refuse, refuse_error } from "./problem.ts";
+import { publish_json, publish_raw } from "./publish.ts";
+
+/** The parts of the service that routes speak to. */
+export interface Context {
+  readonly router: Router;
+  readonly store: Store;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly now_ms: () => number;
+  readonly is_stopping: () => boolean;
+}
+
+/** One request on its way through the table. */
+export interface Call {
+  readonly request: Request;
+  /** Decoded rest of a path that ends in {…}; "" when it does not. */
+  readonly rest: string;
+  readonly query: URLSearchParams;
+}
+
+interface Route {
+  readonly method: "GET" | "POST";
+  /** Ends in {name}: that and all that follows, slashes included, is Call.rest. */
+  readonly path: string;
+  readonly handler: (call: Call, context: Context) => Response | Promise<Response>;
+}
+
+const routes: readonly Route[] = [
+  { method: "POST", path: "/v1/topics/{topic}", handler: publish_raw },
+  { method: "POST", path: "/v1/publish", handler: publish_json },
+  { method: "GET", path: "/healthz", handler: healthz },
+  { method: "GET", path: "/readyz", handler: readyz },
+  { method: "GET", path: "/metrics", handler: metrics },
+];
+
+interface Compiled extends Route {
+  /** Fixed part of the path. */
+  readonly prefix: string;
+  readonly has_rest: boolean;
+}
+
+const table: readonly Compiled[] = routes.map((route) => {
+  const brace = route.path.indexOf("{");
+  return brace < 0
+    ? { ...route, prefix: route.path, has_rest: false }
+    : { ...route, prefix: route.path.slice(0, brace), has_rest: true };
+});
+
+const no_query = new URLSearchParams();
+
+/** Path and query of a request; cheaper than URL, which Deno.serve has already checked. */
+function split_url(url: string): { path: string; query: URLSearchParams } {
+  const path_at = url.indexOf("/", url.indexOf("//") + 2);
+  const query_at = url.indexOf("?", path_at);
+  if (query_at < 0) return { path: url.slice(path_at), query: no_query };
+  return {
+    path: url.slice(path_at, query_at),
+    query: new URLSearchParams(url.slice(query_at + 1)),
+  };
+}
+
+function matches(route: Compiled, path: string): boolean {
+  return route.has_rest
+    ? path.length > route.prefix.length && path.startsWith(route.prefix)
+    : path === route.prefix;
+}
+
+/** Answers every request; nothing is thrown. */
+export function make_handler(context: Context): (request: Request) => Promise<Response> {
+  return async (request) => {
+    const { path, query } = split_url(request.url);
+    const found = table.filter((route) => matches(route, path));
+    const route = found.find(({ method }) => method === request.method);
+    if (route === undefined) {
+      if (found.length === 0) return refuse(codes.not_found, `There is nothing at ${path}`);
+      const allow = found.map(({ method }) => method).join(", ");
+      return refuse(codes.method_not_allowed, `${path} takes ${allow}`, 0, { allow });
+    }
+    let rest = "";
+    if (route.has_rest) {
+      try {
+        rest = decodeURIComponent(path.slice(route.prefix.length));
+      } catch {
+        return refuse(codes.query_invalid, "The path is not percent-encoded UTF-8");
+      }
+    }
+    try {
+      return await route.handler({ request, rest, query }, context);
+    } catch (error) {
+      const response = refuse_error(error);
+      if (response.status === 500) {
+        const stack = error instanceof Error ? error.stack : String(error);
+        context.log.error("bug while answering a request", { path, error: stack });
+      }
+      return response;
+    }
+  };
+}

@@ -1,0 +1,23 @@
+/** What operators and their machines ask: is it alive, is it ready, how is it. */
+import type { Call, Context } from "./mod.ts";
+import { refuse } from "./problem.ts";
+import { codes } from "../core/codes.ts";
+
+/** GET /healthz: the process answers. */
+export function healthz(): Response {
+  return Response.json({ status: "ok" });
+}
+
+/** GET /readyz: devices may be sent here, and what is published is kept. */
+export function readyz(_call: Call, context: Context): Response {
+  if (context.is_stopping()) return refuse(codes.shutting_down);
+  const { failing } = context.store.stats();
+  if (failing !== "") return refuse(codes[failing], codes[failing].meaning);
+  return Response.json({ status: "ready" });
+}
+
+/** GET /metrics: Prometheus text format 0.0.4. */
+export async function metrics(_call: Call, context: Context): Promise<Response> {
+  const text = await context.metrics.text();
+  return new Response(text, { headers: { "content-type": context.metrics.content_type } });
+}

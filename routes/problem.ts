@@ -1,0 +1,47 @@
+/** Every error that HTTP answers, in one form: problem+json (RFC 9457) with a name of core/codes.ts. */
+import { type Code, codes, Refusal } from "../core/codes.ts";
+
+/** Told to those who ask again later, when nothing better is known, seconds. */
+const retry_after_default_s = 1;
+
+/** The body of an error, also of one item of a batch. */
+export interface Problem {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly code: string;
+  readonly detail: string;
+}
+
+export function problem(code: Code, detail: string = code.meaning): Problem {
+  return {
+    type: `urn:longwire:error:${code.name}`,
+    title: code.meaning,
+    status: code.http,
+    code: code.name,
+    detail,
+  };
+}
+
+/** The response that says `code`; 429 and 503 carry Retry-After (RFC 9110 section 10.2.3). */
+export function refuse(
+  code: Code,
+  detail?: string,
+  retry_after_ms = 0,
+  extra: Readonly<Record<string, string>> = {},
+): Response {
+  const headers: Record<string, string> = {
+    "content-type": "application/problem+json",
+    ...extra,
+  };
+  if (code.http === 429 || code.http === 503) {
+    headers["retry-after"] = String(Math.ceil(retry_after_ms / 1000) || retry_after_default_s);
+  }
+  return new Response(JSON.stringify(problem(code, detail)), { status: code.http, headers });
+}
+
+/** What a handler threw, as a response: a Refusal says itself, anything else is a bug of ours. */
+export function refuse_error(error: unknown): Response {
+  if (error instanceof Refusal) return refuse(error.code, error.message, error.retry_after_ms);
+  return refuse(codes.internal);
+}

@@ -1,0 +1,272 @@
+/**
+ * The services that are measured: how each is started on a free loopback port with a directory of
+ * its own, and stopped again by the process ids that it was given. What is not installed is said,
+ * and the run goes on without it.
+ */
+import { ensure_program } from "./build.ts";
+
+const project = new URL("../../", import.meta.url);
+const host = "127.0.0.1";
+/** Longwire builds its library when it starts for the first time. */
+const ready_ms = 60_000;
+const stop_ms = 5_000;
+/** Of a peer's output, kept to say why it ended. */
+const output_chars_max = 4096;
+
+/** The peer's program is not on this machine. */
+export class NotInstalled extends Error {
+  override readonly name = "NotInstalled";
+}
+
+/** How to run a peer: what to execute and where it will listen for MQTT. */
+interface Launch {
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/** One kind of peer. */
+export interface PeerKind {
+  readonly name: string;
+  readonly about: string;
+  /** Prints its version and exits; undefined = it has none. */
+  readonly version?: readonly [command: string, argument: string];
+  readonly launch: (port: number, directory: string, options: PeerOptions) => Promise<Launch>;
+}
+
+/** What the person who starts the benchmark may choose. */
+export interface PeerOptions {
+  /** Command that starts Longwire, words separated by spaces; undefined = that of `task start`. */
+  readonly longwire?: string | undefined;
+}
+
+function free_port(): number {
+  const listener = Deno.listen({ hostname: host, port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  return port;
+}
+
+/** Debian keeps servers in /usr/sbin, which the PATH of a user need not name. */
+function find_program(name: string): string {
+  const directories = [...(Deno.env.get("PATH") ?? "").split(":"), "/usr/local/sbin", "/usr/sbin"];
+  for (const directory of directories) {
+    try {
+      if (Deno.statSync(`${directory}/${name}`).isFile) return `${directory}/${name}`;
+    } catch { /* not there, or not to be looked at: the next one */ }
+  }
+  throw new NotInstalled(`${name} is not installed`);
+}
+
+async function launch_mosquitto(
+  port: number,
+  directory: string,
+  persistence: boolean,
+): Promise<Launch> {
+  const command = find_program("mosquitto");
+  const lines = [
+    `listener ${port} ${host}`,
+    "allow_anonymous true",
+    "set_tcp_nodelay true",
+    // 0 = no limit: dropping is not what is measured.
+    "max_inflight_messages 0",
+    "max_queued_messages 0",
+    "log_dest none",
+    `persistence ${persistence}`,
+    `persistence_location ${directory}/`,
+  ];
+  // Started by root it would become a user who may not write to the directory.
+  if (Deno.uid() === 0) lines.push("user root");
+  await Deno.writeTextFile(`${directory}/mosquitto.conf`, lines.join("\n") + "\n");
+  return { command, args: ["-c", `${directory}/mosquitto.conf`] };
+}
+
+async function launch_nats(port: number, directory: string): Promise<Launch> {
+  const command = find_program("nats-server");
+  const config = `listen: "${host}:${free_port()}"
+server_name: bench
+jetstream { store_dir: "${directory}" }
+mqtt { listen: "${host}:${port}", max_ack_pending: 65535 }
+`;
+  await Deno.writeTextFile(`${directory}/nats.conf`, config);
+  return { command, args: ["-c", `${directory}/nats.conf`] };
+}
+
+/** The words of the task `start`, so that what is measured is what users run. */
+async function start_task(): Promise<string> {
+  const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", project)));
+  const task: unknown = config.tasks?.start?.command ?? config.tasks?.start;
+  if (typeof task === "string" && /^deno run [^'"$&|;]+$/.test(task)) return task;
+  throw new NotInstalled('deno.json has no task "start" that is one plain "deno run"');
+}
+
+async function launch_longwire(
+  port: number,
+  data: string,
+  options: PeerOptions,
+): Promise<Launch> {
+  const [command = "", ...args] = (options.longwire ?? await start_task()).trim().split(/\s+/);
+  const settings = ["--mqtt", `${host}:${port}`, "--http", `${host}:0`, "--device", `${host}:0`];
+  settings.push("--data", data, "--log_level", "warn");
+  return { command: command === "deno" ? Deno.execPath() : command, args: [...args, ...settings] };
+}
+
+/** Every peer, by the name that --peers takes. */
+export const peer_kinds: readonly PeerKind[] = [
+  {
+    name: "longwire",
+    about: "Longwire as it starts by default: SQLite store",
+    launch: (port, directory, options) => launch_longwire(port, `${directory}/data`, options),
+  },
+  {
+    name: "longwire-memory",
+    about: "Longwire with --data memory",
+    launch: (port, _directory, options) => launch_longwire(port, "memory", options),
+  },
+  {
+    name: "mosquitto",
+    about: "no persistence, queues unlimited, TCP_NODELAY",
+    version: ["mosquitto", "-h"],
+    launch: (port, directory) => launch_mosquitto(port, directory, false),
+  },
+  {
+    name: "mosquitto-persistent",
+    about: "the same with persistence true",
+    version: ["mosquitto", "-h"],
+    launch: (port, directory) => launch_mosquitto(port, directory, true),
+  },
+  {
+    name: "nats",
+    about: "nats-server, its MQTT listener on JetStream (file store)",
+    version: ["nats-server", "--version"],
+    launch: launch_nats,
+  },
+  {
+    name: "raw",
+    about: "raw.c, a loop that only broadcasts: the machine's bound",
+    launch: async (port) => ({ command: await ensure_program("raw"), args: [`${port}`] }),
+  },
+];
+
+/** First line that a peer's program prints about itself; "" when it has none. */
+export async function peer_version(kind: PeerKind): Promise<string> {
+  if (!kind.version) return "";
+  const [name, argument] = kind.version;
+  const out = await new Deno.Command(find_program(name), { args: [argument] }).output();
+  const printed = new TextDecoder().decode(out.stdout) + new TextDecoder().decode(out.stderr);
+  return printed.split("\n")[0]!.trim();
+}
+
+/** A process and everything that it started. */
+function process_tree(pid: number): number[] {
+  const pids = [pid];
+  for (const parent of pids) {
+    try {
+      for (const task of Deno.readDirSync(`/proc/${parent}/task`)) {
+        const children = Deno.readTextFileSync(`/proc/${parent}/task/${task.name}/children`);
+        pids.push(...children.split(" ").filter(Boolean).map(Number));
+      }
+    } catch { /* it has ended meanwhile: nothing to count */ }
+  }
+  return pids;
+}
+
+/** A running peer. */
+export class Peer {
+  #child: Deno.ChildProcess;
+  #directory: string;
+  #output = "";
+  #ended = false;
+  #read: Promise<unknown>;
+
+  private constructor(readonly port: number, directory: string, launch: Launch) {
+    this.#directory = directory;
+    this.#child = new Deno.Command(launch.command, {
+      args: [...launch.args],
+      cwd: project,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#read = Promise.all([this.#keep(this.#child.stdout), this.#keep(this.#child.stderr)]);
+    this.#child.status.then(() => this.#ended = true);
+  }
+
+  /**
+   * Starts a peer and waits until it accepts connections.
+   * @throws NotInstalled when there is nothing to start, Error with its last words when it ends.
+   */
+  static async start(kind: PeerKind, options: PeerOptions): Promise<Peer> {
+    const port = free_port();
+    const directory = await Deno.makeTempDir({ prefix: "longwire-bench-" });
+    let peer: Peer | undefined;
+    try {
+      peer = new Peer(port, directory, await kind.launch(port, directory, options));
+      await peer.#ready();
+      return peer;
+    } catch (error) {
+      if (peer) await peer.stop();
+      else await Deno.remove(directory, { recursive: true });
+      if (error instanceof Deno.errors.NotFound) throw new NotInstalled(error.message);
+      throw error;
+    }
+  }
+
+  /** `server=` of the load generator. */
+  get address(): string {
+    return `${host}:${this.port}`;
+  }
+
+  /** Its processes, oldest first. */
+  get pids(): number[] {
+    return process_tree(this.#child.pid);
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** The end of what it printed. */
+  get last_words(): string {
+    return this.#output.trim();
+  }
+
+  /** Asks it to end, insists after a while, and removes what it stored. */
+  async stop(): Promise<void> {
+    const pids = this.pids;
+    const signal = (name: Deno.Signal) => {
+      for (const pid of this.#ended ? [] : pids) {
+        try {
+          Deno.kill(pid, name);
+        } catch { /* it has ended already */ }
+      }
+    };
+    signal("SIGTERM");
+    const timer = setTimeout(() => signal("SIGKILL"), stop_ms);
+    await this.#child.status;
+    clearTimeout(timer);
+    await this.#read;
+    await Deno.remove(this.#directory, { recursive: true }).catch(() => {});
+  }
+
+  async #keep(stream: ReadableStream<Uint8Array>): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const bytes of stream) {
+      const text = decoder.decode(bytes, { stream: true });
+      this.#output = (this.#output + text).slice(-output_chars_max);
+    }
+  }
+
+  async #ready(): Promise<void> {
+    const deadline = Date.now() + ready_ms;
+    while (Date.now() < deadline) {
+      if (this.#ended) throw new Error(`ended at once: ${this.last_words}`);
+      try {
+        (await Deno.connect({ hostname: host, port: this.port })).close();
+        return;
+      } catch {
+        await new Promise((done) => setTimeout(done, 20));
+      }
+    }
+    throw new Error(`did not listen within ${ready_ms / 1000} s: ${this.last_words}`);
+  }
+}
