@@ -1,7 +1,7 @@
 /**
- * Every refusal, close and drop of the service, in one table: what it is called, what it means, and how
- * each protocol says it. Numbers are part of the wire protocol (Longwire `Refuse.code`, `Goodbye.code`)
- * and of ffi/reactor.h: never renumber, only append.
+ * Every refusal, close and drop of the service, in one table: what it is called, what it means,
+ * and how each protocol says it. Numbers are part of the wire protocol (Longwire `Refuse.code`,
+ * `Goodbye.code`) and of ffi/reactor.h: never renumber, only append.
  */
 
 /** One way in which the service says no. */
@@ -22,50 +22,51 @@ export interface Code {
   readonly retryable: boolean;
 }
 
+// deno-fmt-ignore
 const rows = {
-  //                        number  meaning                                                http  mqtt  connack retryable
-  normal: /*             */ [0, "Closed as agreed", 200, 0x00, 0, true],
-  peer_closed: /*        */ [1, "The device closed the connection", 499, 0x00, 0, true],
-  io_error: /*           */ [2, "The transport failed", 499, 0x80, 0, true],
-  handshake_timeout: /*  */ [3, "No valid first packet in time", 408, 0x87, 0, true],
-  keepalive_timeout: /*  */ [4, "Nothing heard within the keepalive", 408, 0x8d, 0, true],
-  frame_too_large: /*    */ [5, "The frame is larger than the limit", 413, 0x95, 0, false],
-  malformed: /*          */ [6, "The packet cannot be parsed", 400, 0x81, 0, false],
-  protocol_error: /*     */ [7, "The packet is not allowed here", 400, 0x82, 0, false],
-  unsupported_protocol: /**/ [8, "This protocol name or version is not spoken here", 400, 0x84, 1, false],
-  server_busy: /*        */ [9, "The service is busy", 503, 0x89, 3, true],
-  connection_limit: /*   */ [10, "The service holds as many connections as it may", 503, 0x97, 3, true],
-  slow_consumer: /*      */ [11, "The device reads more slowly than its limit allows", 503, 0x97, 0, true],
-  taken_over: /*         */ [12, "Another connection took the session over", 409, 0x8e, 0, false],
-  topic_invalid: /*      */ [13, "The topic name is not valid", 400, 0x90, 0, false],
-  filter_invalid: /*     */ [14, "The topic filter is not valid", 400, 0x8f, 0, false],
-  unauthorized: /*       */ [15, "No valid credentials", 401, 0x86, 4, false],
-  forbidden: /*          */ [16, "The credentials do not allow this", 403, 0x87, 5, false],
-  payload_invalid: /*    */ [17, "The payload is not of the declared form", 400, 0x99, 0, false],
-  body_too_large: /*     */ [18, "The body is larger than the limit", 413, 0x95, 0, false],
-  rate_limited: /*       */ [19, "More requests than the limit allows", 429, 0x96, 3, true],
-  shutting_down: /*      */ [20, "The service is stopping", 503, 0x8b, 3, true],
-  session_in_use: /*     */ [21, "The session is connected elsewhere", 409, 0x87, 2, true],
-  not_found: /*          */ [22, "There is nothing at this path", 404, 0x80, 0, false],
-  method_not_allowed: /* */ [23, "The path does not take this method", 405, 0x80, 0, false],
-  query_invalid: /*      */ [24, "A query parameter or header is not valid", 400, 0x80, 0, false],
-  json_invalid: /*       */ [25, "The body is not the JSON that this call takes", 400, 0x80, 0, false],
-  client_id_invalid: /*  */ [26, "The client identifier is not allowed", 400, 0x85, 2, false],
-  qos_unsupported: /*    */ [27, "The QoS is not supported", 400, 0x9b, 0, false],
-  subscription_limit: /* */ [28, "The session holds as many subscriptions as it may", 429, 0x97, 0, false],
-  store_unavailable: /*  */ [29, "The store cannot take the message now", 503, 0x83, 3, true],
-  store_full: /*         */ [30, "The store is full", 507, 0x97, 3, true],
-  internal: /*           */ [31, "The service failed", 500, 0x80, 3, true],
-  queue_full: /*         */ [32, "The queue to the devices is full", 503, 0x97, 3, true],
-  write_stalled: /*      */ [33, "The device has taken no bytes for too long", 408, 0x97, 0, true],
-  replaced: /*           */ [34, "A newer message with the same key took its place", 200, 0x00, 0, false],
-  kicked: /*             */ [35, "An operator closed the connection", 403, 0x98, 0, true],
-  resume_gap: /*         */ [36, "Messages before the cursor's successor have expired", 410, 0x00, 0, false],
-  packet_id_in_use: /*   */ [37, "The packet identifier is in use", 400, 0x91, 0, false],
-  auth_method: /*        */ [39, "The authentication method is not supported", 400, 0x8c, 5, false],
-  shared_unsupported: /* */ [40, "Shared subscriptions are not supported", 400, 0x9e, 0, false],
-  topic_alias_invalid: /**/ [41, "The topic alias is out of range", 400, 0x94, 0, false],
-  no_memory: /*          */ [38, "The process has no memory or descriptor for this", 503, 0x97, 3, true],
+  // name: [number, meaning, HTTP, MQTT 5, CONNACK of 3.1.1, retryable]
+  normal: [0, "Closed as agreed", 200, 0x00, 0, true],
+  peer_closed: [1, "The device closed the connection", 499, 0x00, 0, true],
+  io_error: [2, "The transport failed", 499, 0x80, 0, true],
+  handshake_timeout: [3, "No valid first packet in time", 408, 0x87, 0, true],
+  keepalive_timeout: [4, "Nothing heard within the keepalive", 408, 0x8d, 0, true],
+  frame_too_large: [5, "The frame is larger than the limit", 413, 0x95, 0, false],
+  malformed: [6, "The packet cannot be parsed", 400, 0x81, 0, false],
+  protocol_error: [7, "The packet is not allowed here", 400, 0x82, 0, false],
+  unsupported_protocol: [8, "This protocol or version is not spoken here", 400, 0x84, 1, false],
+  server_busy: [9, "The service is busy", 503, 0x89, 3, true],
+  connection_limit: [10, "The service holds as many connections as it may", 503, 0x97, 3, true],
+  slow_consumer: [11, "The device reads more slowly than its limit allows", 503, 0x97, 0, true],
+  taken_over: [12, "Another connection took the session over", 409, 0x8e, 0, false],
+  topic_invalid: [13, "The topic name is not valid", 400, 0x90, 0, false],
+  filter_invalid: [14, "The topic filter is not valid", 400, 0x8f, 0, false],
+  unauthorized: [15, "No valid credentials", 401, 0x86, 4, false],
+  forbidden: [16, "The credentials do not allow this", 403, 0x87, 5, false],
+  payload_invalid: [17, "The payload is not of the declared form", 400, 0x99, 0, false],
+  body_too_large: [18, "The body is larger than the limit", 413, 0x95, 0, false],
+  rate_limited: [19, "More requests than the limit allows", 429, 0x96, 3, true],
+  shutting_down: [20, "The service is stopping", 503, 0x8b, 3, true],
+  session_in_use: [21, "The session is connected elsewhere", 409, 0x87, 2, true],
+  not_found: [22, "There is nothing at this path", 404, 0x80, 0, false],
+  method_not_allowed: [23, "The path does not take this method", 405, 0x80, 0, false],
+  query_invalid: [24, "A query parameter or header is not valid", 400, 0x80, 0, false],
+  json_invalid: [25, "The body is not the JSON that this call takes", 400, 0x80, 0, false],
+  client_id_invalid: [26, "The client identifier is not allowed", 400, 0x85, 2, false],
+  qos_unsupported: [27, "The QoS is not supported", 400, 0x9b, 0, false],
+  subscription_limit: [28, "The session has as many subscriptions as it may", 429, 0x97, 0, false],
+  store_unavailable: [29, "The store cannot take the message now", 503, 0x83, 3, true],
+  store_full: [30, "The store is full", 507, 0x97, 3, true],
+  internal: [31, "The service failed", 500, 0x80, 3, true],
+  queue_full: [32, "The queue to the devices is full", 503, 0x97, 3, true],
+  write_stalled: [33, "The device has taken no bytes for too long", 408, 0x97, 0, true],
+  replaced: [34, "A newer message with the same key took its place", 200, 0x00, 0, false],
+  kicked: [35, "An operator closed the connection", 403, 0x98, 0, true],
+  resume_gap: [36, "Messages before the cursor's successor have expired", 410, 0x00, 0, false],
+  packet_id_in_use: [37, "The packet identifier is in use", 400, 0x91, 0, false],
+  no_memory: [38, "The process has no memory or descriptor for this", 503, 0x97, 3, true],
+  auth_method: [39, "The authentication method is not supported", 400, 0x8c, 5, false],
+  shared_unsupported: [40, "Shared subscriptions are not supported", 400, 0x9e, 0, false],
+  topic_alias_invalid: [41, "The topic alias is out of range", 400, 0x94, 0, false],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */
@@ -84,7 +85,9 @@ export const codes: Readonly<Record<CodeName, Code>> = Object.freeze(
 const by_number: readonly Code[] = (() => {
   const list: Code[] = [];
   for (const code of Object.values(codes)) {
-    if (list[code.number] !== undefined) throw new Error(`codes.ts: number ${code.number} used twice`);
+    if (list[code.number] !== undefined) {
+      throw new Error(`codes.ts: number ${code.number} used twice`);
+    }
     list[code.number] = code;
   }
   return list;

@@ -300,16 +300,10 @@ function forget_inflight(session: Session): void {
 }
 
 const request_ids = 0x1_0000_0000;
-const connections = 0x20_0000;
-
-/** Tells this connection of the session from the ones before it: slots have generations of their own. */
-function connection_of(session: Session): number {
-  return (session.generation * 8191 + session.conn) % connections;
-}
 
 /** Bits 0-31 request id, above them 21 bits of the connection. 0 = no answer is wanted. */
 function token_of(session: Session, request_id: number): number {
-  return request_id === 0 ? 0 : connection_of(session) * request_ids + request_id;
+  return request_id === 0 ? 0 : session.connection_tag * request_ids + request_id;
 }
 
 function request_id_of(token: number): number {
@@ -319,5 +313,5 @@ function request_id_of(token: number): number {
 /** Whether an answer is wanted, and the connection that wanted it is still the session's. */
 function is_current(session: Session, token: number): boolean {
   return token !== 0 && session.connected && !session.closing &&
-    Math.floor(token / request_ids) === connection_of(session);
+    Math.floor(token / request_ids) === session.connection_tag;
 }

@@ -1,6 +1,6 @@
 /**
- * What MQTT packets mean: the driver of MQTT 3.1.1 and 5 connections. It holds no state of a connection
- * but wills that wait; the rest lies in the session. Clause ids are those of MQTT 5.
+ * What MQTT packets mean: the driver of MQTT 3.1.1 and 5 connections. It holds no state of a
+ * connection but wills that wait; the rest lies in the session. Clause ids are those of MQTT 5.
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
@@ -34,6 +34,11 @@ const packet_id_not_found = 0x92;
 /** Seconds that mean "never" in a Session Expiry Interval (section 3.1.2.11.2). */
 const expiry_never_s = 0xffffffff;
 const disconnect_with_will = 0x04;
+
+/**
+ * CONNACK "server unavailable" of 3.1.1: answers a connection over the limit, whatever it speaks.
+ */
+export const busy_packet: Uint8Array = Uint8Array.of(0x20, 2, 0, 3);
 
 /** Table 2-1. */
 const type_publish = 3;
@@ -84,6 +89,7 @@ export class MqttDriver implements Driver {
       transient: expiry_s === 0,
       granted: (session, present) => this.#granted(session, present, connect, expiry_s),
     });
+    this.#first_wire = Wire.mqtt4;
   }
 
   refuse_first(
@@ -93,10 +99,12 @@ export class MqttDriver implements Driver {
     detail: string,
     wire: Wire = this.#first_wire,
   ): void {
+    this.#first_wire = Wire.mqtt4; // who is refused next may not have said what it speaks
     const version = wire === Wire.mqtt5 ? 5 : 4;
     const reason_code = reason_for("connack", version, code);
     if (reason_code === 0) return;
-    const connack: Packet = { type: "connack", session_present: false, reason_code }; // [MQTT-3.2.2-6]
+    // [MQTT-3.2.2-6]
+    const connack: Packet = { type: "connack", session_present: false, reason_code };
     const properties = { reason_string: detail };
     const packet = version === 5 ? { ...connack, properties } : connack;
     this.reactor.send(conn, generation, encode(packet, version));
@@ -269,7 +277,10 @@ export class MqttDriver implements Driver {
     return topic;
   }
 
-  /** Method A of section 4.3.3: remembers the packet id; false for one that is known [MQTT-4.3.3-10]. */
+  /**
+   * Method A of section 4.3.3: remembers the packet id; false for one that is known
+   * [MQTT-4.3.3-10].
+   */
   #is_new(session: Session, packet_id: number): boolean {
     const incoming = session.incoming ??= new Set();
     if (!incoming.has(packet_id)) {
@@ -304,7 +315,9 @@ export class MqttDriver implements Driver {
       this.hub.subscribe(session, filter, options);
       reason_codes.push(qos);
       // [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
-      if (retain_handling === 0 || retain_handling === 1 && is_new) retained.push([filter, options]);
+      if (retain_handling === 0 || retain_handling === 1 && is_new) {
+        retained.push([filter, options]);
+      }
     }
     const { packet_id } = packet;
     this.hub.when_kept(session, () => {
@@ -349,7 +362,7 @@ export class MqttDriver implements Driver {
   /** Whether the connection that the token was made for is still the session's. */
   #is_current(session: Session, token: number): boolean {
     return session.connected && !session.closing &&
-      Math.floor(token / 0x20000) === session.generation;
+      Math.floor(token / 0x20000) === session.connection_tag;
   }
 
   #send(session: Session, packet: Packet): void {
@@ -360,7 +373,7 @@ export class MqttDriver implements Driver {
 /** Publishes that nobody waits for. */
 const nobody = { appends_pending: 0, published(): void {}, refused(): void {} };
 
-/** Bits 0-15 packet id, bit 16 QoS 2, above it the connection's generation. Never 0. */
+/** Bits 0-15 packet id, bit 16 QoS 2, above them the connection. Never 0. */
 function token_of(session: Session, packet_id: number, qos: Qos): number {
-  return session.generation * 0x20000 + (qos === 2 ? 0x10000 : 0) + packet_id;
+  return session.connection_tag * 0x20000 + (qos === 2 ? 0x10000 : 0) + packet_id;
 }

@@ -1,7 +1,8 @@
 /**
- * The loop that drains the reactor's batches and knows which session a connection belongs to. Invariant:
- * a session has at most one connection; a second one waits until the reactor has said that the first is
- * gone, so what the first had in flight is known before the second is answered.
+ * The loop that drains the reactor's batches and knows which session a connection belongs to.
+ * Invariant: a session has at most one connection; a second one waits until the reactor has said
+ * that the first is gone, so what the first had in flight is known before the second is
+ * answered.
  */
 import type { Closed, Reactor, ReactorHandler } from "../ffi/reactor.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
@@ -18,7 +19,10 @@ export interface Driver extends PublishAnswers {
   /** The first frame. Throws Refusal, or calls hub.claim(). */
   on_first(conn: number, generation: number, bytes: Uint8Array, begin: number, end: number): void;
   on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void;
-  /** Says why to a device that has no session yet. Closing is the hub's. `wire` as in its claim, if any. */
+  /**
+   * Says why to a device that has no session yet. Closing is the hub's. `wire` as in its claim, if
+   * any.
+   */
   refuse_first(conn: number, generation: number, code: Code, detail: string, wire?: Wire): void;
   /** Says goodbye to a device that is about to be closed. */
   goodbye(session: Session, code: Code, detail: string): void;
@@ -28,7 +32,9 @@ export interface Driver extends PublishAnswers {
   on_closed(session: Session, code: Code): void;
 }
 
-/** A connection whose session is not there yet. The reactor passes nothing on until it is active. */
+/**
+ * A connection whose session is not there yet. The reactor passes nothing on until it is active.
+ */
 class Handshake {
   constructor(
     readonly driver: Driver,
@@ -46,7 +52,9 @@ export interface Claim {
   readonly clean: boolean;
   /** The session ends with its connection. */
   readonly transient: boolean;
-  /** Called once, with the session bound to the connection; `present` = it had been there before. */
+  /**
+   * Called once, with the session bound to the connection; `present` = it had been there before.
+   */
   granted(session: Session, present: boolean): void;
 }
 
@@ -111,7 +119,9 @@ export class Hub implements ReactorHandler {
     return this.drivers[session.listener];
   }
 
-  /** Binds a connection to the session `claim.id`, at once or when its earlier connection is gone. */
+  /**
+   * Binds a connection to the session `claim.id`, at once or when its earlier connection is gone.
+   */
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
     const handshake = new Handshake(driver, conn, generation, claim);
     const present = this.sessions.get(claim.id);
@@ -180,7 +190,10 @@ export class Hub implements ReactorHandler {
     this.#replayer.start(session);
   }
 
-  /** Makes a session hear what matches the filter from now on, or from after an offset of the log on. */
+  /**
+   * Makes a session hear what matches the filter from now on, or from after an offset of the log
+   * on.
+   */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
     const before = session.options_of(filter);
     if (before !== undefined) this.router.leave(session, filter, before);
@@ -209,7 +222,10 @@ export class Hub implements ReactorHandler {
     return true;
   }
 
-  /** Calls `answer` when the changed session is durable, if it has to be, and still on its connection. */
+  /**
+   * Calls `answer` when the changed session is durable, if it has to be, and still on its
+   * connection.
+   */
   when_kept(session: Session, answer: () => void): void {
     const kept = this.sessions.keep(session);
     if (!(kept instanceof Promise)) return answer();

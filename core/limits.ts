@@ -1,10 +1,13 @@
 /**
- * Every bound of the service, with its unit in its name, and the relations between bounds, asserted at
- * load. What an operator may change is in config.ts; what is here holds for every deployment.
+ * Every bound of the service, with its unit in its name, and the relations between bounds,
+ * asserted at load. What an operator may change is in config.ts; what is here holds for every
+ * deployment.
  */
 
 export const limits = Object.freeze({
-  /** Largest frame from or to a device, header included. MQTT allows 256 MiB; no device sends that. */
+  /**
+   * Largest frame from or to a device, header included. MQTT allows 256 MiB; no device sends that.
+   */
   frame_bytes_max: 1 << 20,
   /** Largest first frame (CONNECT, Hello): nobody is known yet. */
   handshake_frame_bytes_max: 16 << 10,
@@ -62,14 +65,19 @@ export const limits = Object.freeze({
   tail_messages_max: 1 << 16,
   /** Bytes of those. */
   tail_bytes_max: 64 << 20,
-  /** Messages that one read looks at before it answers a short page: bounds its time to about 1 ms. */
+  /**
+   * Messages that one read looks at before it answers a short page: bounds its time to about 1 ms.
+   */
   read_scan_messages_max: 1 << 14,
   /** Wildcard filters whose matches within the memory window are remembered, and matches in all. */
   window_filters_max: 256,
   window_matches_max: 1 << 20,
   /** Writes that wait for the disk: past this they are refused with store_unavailable. */
   store_queue_bytes_max: 64 << 20,
-  /** Pages of older messages that are kept for the next session with the same filters; bytes of those. */
+  /**
+   * Pages of older messages that are kept for the next session with the same filters; bytes of
+   * those.
+   */
   page_cache_pages_max: 4096,
   page_cache_bytes_max: 64 << 20,
   /** Sessions, retained messages and idempotency keys that the memory store keeps. */

@@ -1,4 +1,6 @@
-/** The nouns that every room passes: a message, a stored message, and where a stored message stands. */
+/**
+ * The nouns that every room passes: a message, a stored message, and where a stored message stands.
+ */
 
 /** MQTT quality of service: 0 at most once, 1 at least once, 2 exactly once. */
 export type Qos = 0 | 1 | 2;
@@ -13,7 +15,9 @@ export interface MessageProperties {
   readonly user_properties?: readonly (readonly [string, string])[];
 }
 
-/** What a publisher hands over. Payload bytes belong to the message: nobody writes to them after. */
+/**
+ * What a publisher hands over. Payload bytes belong to the message: nobody writes to them after.
+ */
 export interface Message {
   readonly topic: string;
   readonly payload: Uint8Array;

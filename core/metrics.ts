@@ -1,6 +1,6 @@
 /**
- * What Prometheus scrapes. Hot paths count in plain numbers of their own; this page gives those numbers
- * names when somebody asks, so that counting costs nothing.
+ * What Prometheus scrapes. Hot paths count in plain numbers of their own; this page gives those
+ * numbers names when somebody asks, so that counting costs nothing.
  */
 import { Counter, Gauge, Registry } from "prom-client";
 import type { Reactor } from "../ffi/reactor.ts";
@@ -121,21 +121,38 @@ export class Metrics {
     this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
     this.#gauge("sessions", "Sessions, connected or not", () => sessions.count);
     this.#gauge("filters", "Filters that connected devices listen to", () => router.filter_count);
-    this.#counter("messages_published", "Messages published, by QoS", () =>
-      router.stats.published.map((count, qos) => [{ qos: String(qos) }, count]), ["qos"]);
-    this.#counter("publishes_refused", "Publishes refused, by reason", () =>
-      [...router.stats.refused].map(([code, count]) => [{ code: code.name }, count]), ["code"]);
-    this.#counter("messages_unmatched", "Messages that nobody listened to", () =>
-      router.stats.unmatched);
+    this.#counter(
+      "messages_published",
+      "Messages published, by QoS",
+      () => router.stats.published.map((count, qos) => [{ qos: String(qos) }, count]),
+      ["qos"],
+    );
+    this.#counter(
+      "publishes_refused",
+      "Publishes refused, by reason",
+      () => [...router.stats.refused].map(([code, count]) => [{ code: code.name }, count]),
+      ["code"],
+    );
+    this.#counter(
+      "messages_unmatched",
+      "Messages that nobody listened to",
+      () => router.stats.unmatched,
+    );
   }
 
   #store(store: Store): void {
     this.#gauge("log_head_offset", "Offset of the newest stored message", () => store.head);
     this.#gauge("log_first_offset", "Offset of the oldest stored message", () => store.first);
-    this.#gauge("store_queue_bytes", "Bytes handed to the store and not yet durable", () =>
-      store.stats().queue_bytes);
-    this.#gauge("store_failing", "1 while the store refuses writes", () =>
-      store.stats().failing === "" ? 0 : 1);
+    this.#gauge(
+      "store_queue_bytes",
+      "Bytes handed to the store and not yet durable",
+      () => store.stats().queue_bytes,
+    );
+    this.#gauge(
+      "store_failing",
+      "1 while the store refuses writes",
+      () => store.stats().failing === "" ? 0 : 1,
+    );
     this.#counter("store_commits", "Transactions of the store, by result", () => {
       const { commits, commits_failed } = store.stats();
       return [[{ result: "done" }, commits], [{ result: "failed" }, commits_failed]];

@@ -1,8 +1,9 @@
 /**
- * Brings sessions that are behind to the head of the log: what was in flight first, then what was missed,
- * in offset order, at the pace of each connection and in slices, so that a fleet that returns does not
- * starve live traffic. Invariant: a connection goes live in the same turn in which it has been handed
- * everything that was dispatched, so nothing is missed between and nothing comes twice.
+ * Brings sessions that are behind to the head of the log: what was in flight first, then what
+ * was missed, in offset order, at the pace of each connection and in slices, so that a fleet
+ * that returns does not starve live traffic. Invariant: a connection goes live in the same turn
+ * in which it has been handed everything that was dispatched, so nothing is missed between and
+ * nothing comes twice.
  */
 import type { Closed, Inflight, Reactor } from "../ffi/reactor.ts";
 import { limits } from "./limits.ts";
@@ -106,7 +107,10 @@ export class Replayer {
     this.#enqueue(session);
   }
 
-  /** Where a session that lost its connection goes on; nothing up to there is missing but `inflight`. */
+  /**
+   * Where a session that lost its connection goes on; nothing up to there is missing but
+   * `inflight`.
+   */
   cursor_of(session: Session, closed: Closed): number {
     // Acknowledged cumulatively: what the connection was sent is not what the device has.
     if (session.wire === Wire.longwire) return session.cursor;
@@ -129,7 +133,9 @@ export class Replayer {
     };
   }
 
-  /** The device has the message of this QoS 2 exchange: only PUBREL goes out again [MQTT-4.3.3-7]. */
+  /**
+   * The device has the message of this QoS 2 exchange: only PUBREL goes out again [MQTT-4.3.3-7].
+   */
   #release_again(session: Session, entry: Inflight): void {
     const at = this.reactor.begin_deliver(session.conn, session.generation, {
       seq: entry.seq,

@@ -1,7 +1,8 @@
 /**
- * publish(): match -> store -> encode once per wire form -> hand to the reactor; and the audiences that
- * make this one call per form, however many devices listen. Invariant: stored messages are dispatched in
- * offset order, so `dispatched` names exactly what live connections have been sent.
+ * publish(): match -> store -> encode once per wire form -> hand to the reactor; and the
+ * audiences that make this one call per form, however many devices listen. Invariant: stored
+ * messages are dispatched in offset order, so `dispatched` names exactly what live connections
+ * have been sent.
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
@@ -28,7 +29,10 @@ interface Pending {
   readonly from: Session | null;
 }
 
-/** What is written on the wire, packed: bits 0-1 wire, 2-3 QoS, 4 retain, 5 no local, from 6 identifier. */
+/**
+ * What is written on the wire, packed: bits 0-1 wire, 2-3 QoS, 4 retain, 5 no local, from 6
+ * identifier.
+ */
 function form_of(variant: number, message: Message): number {
   const options = Math.floor(variant / 4);
   const qos = Math.min(SubscriptionOptions.qos(options), message.qos);
@@ -100,8 +104,10 @@ export class Router {
   }
 
   /**
-   * Publishes one message. The origin hears how it ended: QoS 0 at once, QoS >= 1 when the store has it.
-   * @param from the session that publishes, left out where it asked for No Local; null for back ends.
+   * Publishes one message. The origin hears how it ended: QoS 0 at once, QoS >= 1 when the store
+   * has it.
+   * @param from the session that publishes, left out where it asked for No Local; null for back
+   * ends.
    */
   publish(message: Message, origin: PublishOrigin, token: number, from: Session | null): void {
     if (message.payload.length > limits.payload_bytes_max) {
@@ -137,8 +143,10 @@ export class Router {
   }
 
   /**
-   * Writes one message for one connection only: replay of a stored one, or a retained one (offset 0).
-   * @param packet_id of a message that was in flight before (sent again with DUP); 0 = sent first
+   * Writes one message for one connection only: replay of a stored one, or a retained one
+   * (offset 0).
+   * @param packet_id of a message that was in flight before (sent again with DUP); 0 = sent
+   * first
    */
   deliver(
     session: Session,
@@ -239,7 +247,8 @@ export class Router {
       }
     }
     this.#stamp_next();
-    // Best QoS first: who matches several filters gets the message once, at the best [MQTT-3.3.5-1].
+    // Best QoS first: who matches several filters gets the message once, at the best
+    // [MQTT-3.3.5-1].
     for (let qos: number = message.qos; qos >= 0; qos--) {
       for (let k = 0; k < count; k++) {
         const form = this.#forms[k];
@@ -322,7 +331,8 @@ function frame_bytes_max(form: number, message: Message): number {
 }
 
 function payload_detail(message: Message): string {
-  return `The payload has ${message.payload.length} bytes; the limit is ${limits.payload_bytes_max}`;
+  const { length } = message.payload;
+  return `The payload has ${length} bytes; the limit is ${limits.payload_bytes_max}`;
 }
 
 /** FNV-1a over UTF-16 units, never 0: names a conflation key to the reactor. */

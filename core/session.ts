@@ -1,7 +1,7 @@
 /**
- * One device across its connections: who it is, what it subscribed to, how far it has read the log.
- * A million of these are held at once, so fields are few, small and inline; what a session needs only
- * sometimes hangs behind one nullable field.
+ * One device across its connections: who it is, what it subscribed to, how far it has read the
+ * log. A million of these are held at once, so fields are few, small and inline; what a session
+ * needs only sometimes hangs behind one nullable field.
  */
 import type { Inflight } from "../ffi/reactor.ts";
 import type { Code } from "./codes.ts";
@@ -16,8 +16,9 @@ export const Wire = { longwire: 0, mqtt4: 1, mqtt5: 2 } as const;
 export type Wire = (typeof Wire)[keyof typeof Wire];
 
 /**
- * Options of a subscription packed into one number: bits 0-1 maximum QoS, bit 2 Retain As Published,
- * bit 3 No Local, from bit 4 the Subscription Identifier (0 = none). MQTT 5 section 3.8.3.1.
+ * Options of a subscription packed into one number: bits 0-1 maximum QoS, bit 2 Retain As
+ * Published, bit 3 No Local, from bit 4 the Subscription Identifier (0 = none). MQTT 5 section
+ * 3.8.3.1.
  */
 export const SubscriptionOptions = {
   pack: (
@@ -32,7 +33,9 @@ export const SubscriptionOptions = {
   identifier: (options: number): number => Math.floor(options / 16),
 } as const;
 
-/** Who is told how a publish ended; `token` is whatever the publisher handed over with the message. */
+/**
+ * Who is told how a publish ended; `token` is whatever the publisher handed over with the message.
+ */
 export interface PublishOrigin {
   /** Publishes of this origin that wait for the store: later ones queue behind them. Router's. */
   appends_pending: number;
@@ -76,7 +79,9 @@ export interface Replay {
   is_untouched: boolean;
 }
 
-/** The will of a connection, published when it ends without saying goodbye (MQTT 5 section 3.1.2.5). */
+/**
+ * The will of a connection, published when it ends without saying goodbye (MQTT 5 section 3.1.2.5).
+ */
 export interface Will {
   readonly message: Omit<Message, "time_ms" | "expires_ms">;
   readonly delay_s: number;
@@ -134,6 +139,14 @@ export class Session implements PublishOrigin {
 
   get connected(): boolean {
     return this.conn !== offline;
+  }
+
+  /**
+   * Tells the connection from others that the session has had, below 2^21. A generation alone does
+   * not: each slot counts its own.
+   */
+  get connection_tag(): number {
+    return (this.generation * 8191 + this.conn) % 0x20_0000;
   }
 
   get subscription_count(): number {

@@ -1,6 +1,7 @@
 /**
- * Every session that the service knows, connected or not, and what of it is kept in the store. Invariant:
- * a session that is not transient has a row in the store before its device is told that it has a session.
+ * Every session that the service knows, connected or not, and what of it is kept in the store.
+ * Invariant: a session that is not transient has a row in the store before its device is told
+ * that it has a session.
  */
 import type { Inflight } from "../ffi/reactor.ts";
 import type { Log } from "./log.ts";

@@ -33,6 +33,19 @@ export function connections_max_of(
   return Math.max(1, Math.min(descriptors - descriptors_reserved, connections_auto_max));
 }
 
+/** What the machine decides where the operator did not. */
+export interface Sizes {
+  readonly thread_count: number;
+  readonly connections_max: number;
+}
+
+export function sizes_of(config: Config, cores: number, process_limits: string): Sizes {
+  return {
+    thread_count: thread_count_of(config.io_threads, cores),
+    connections_max: connections_max_of(config.max_connections, process_limits),
+  };
+}
+
 /** @param os as in Deno.build.os */
 export function backend_of(setting: Config["backend"], os: string): "epoll" | "uring" | "kqueue" {
   if (setting !== "auto") return setting;
@@ -51,17 +64,17 @@ const errno_reasons: Readonly<Record<number, string>> = {
   99: "this machine does not have that address",
 };
 
-/**
- * Why a listener could not be had; undefined = the error does not say, so it is a bug of ours.
- * Takes what Deno.serve throws and what the reactor throws, which has an `errno`.
- */
+/** What Deno.serve throws. */
+const name_reasons: Readonly<Record<string, string>> = {
+  AddrInUse: "address in use",
+  AddrNotAvailable: "this machine does not have that address",
+  PermissionDenied: "permission denied",
+};
+
+/** Why a listener could not be had; undefined = the error does not say, so it is a bug of ours. */
 function bind_reason(error: unknown): string | undefined {
-  if (error instanceof Deno.errors.AddrInUse) return "address in use";
-  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
-  if (error instanceof Deno.errors.AddrNotAvailable) {
-    return "this machine does not have that address";
-  }
-  if (!(error instanceof Error && "errno" in error)) return undefined;
+  if (!(error instanceof Error)) return undefined;
+  if (!("errno" in error)) return name_reasons[error.name];
   return errno_reasons[Number(error.errno)] ?? error.message;
 }
 
@@ -92,13 +105,18 @@ export interface Listening {
   readonly device: Address | undefined;
 }
 
+/** Of an HTTP server, in this project's words. */
+export function address_of(
+  server: { addr: { hostname: string; port: number } } | undefined,
+): Address | undefined {
+  return server === undefined ? undefined : { host: server.addr.hostname, port: server.addr.port };
+}
+
 /** How this service was started, for people. */
-export interface Started {
+export interface Started extends Sizes {
   readonly version: string;
   readonly duration_ms: number;
   readonly backend: string;
-  readonly thread_count: number;
-  readonly connections_max: number;
   readonly data: string;
   readonly listening: Listening;
   /** What runs Deno here: "deno" or "npx -y deno@2.9.2". */

@@ -1,6 +1,7 @@
 /**
- * Builds the reactor library with whatever C compiler there is, once: the result lies in a cache under a
- * name that is the hash of sources, flags and compiler, so a stale library can never be loaded.
+ * Builds the reactor library with whatever C compiler there is, once: the result lies in a cache
+ * under a name that is the hash of sources, flags and compiler, so a stale library can never be
+ * loaded.
  */
 
 const here = new URL(".", import.meta.url);
@@ -102,7 +103,8 @@ export async function ensure_library(backend: Backend): Promise<string> {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
   await Deno.mkdir(cache_directory, { recursive: true });
-  // Built aside and renamed: two starts at once, or a killed one, never leave half a library behind.
+  // Built aside and renamed: two starts at once, or a killed one, never leave half a library
+  // behind.
   const unfinished = `${path}.${Deno.pid}.tmp`;
   const source = decodeURIComponent(new URL("reactor.c", here).pathname);
   const out = await new Deno.Command(compiler.command, {

@@ -1,7 +1,8 @@
 /**
- * The reactor as TypeScript sees it: the only Deno.dlopen of the project, the layout of ffi/reactor.h
- * checked at load, commands gathered in one buffer and submitted once a turn, events walked in place.
- * Invariant: no view of ring memory outlives the call in which a handler was given it.
+ * The reactor as TypeScript sees it: the only Deno.dlopen of the project, the layout of
+ * ffi/reactor.h checked at load, commands gathered in one buffer and submitted once a turn,
+ * events walked in place. Invariant: no view of ring memory outlives the call in which a handler
+ * was given it.
  */
 
 const abi_version = 1;
@@ -124,7 +125,9 @@ export interface ListenOptions {
   readonly busy: Uint8Array;
 }
 
-/** Sums over all I/O threads (struct lw_stats); `closed` and `dropped` are indexed by code number. */
+/**
+ * Sums over all I/O threads (struct lw_stats); `closed` and `dropped` are indexed by code number.
+ */
 export interface ReactorStats {
   readonly counters: Readonly<Record<(typeof stat_names)[number], number>>;
   readonly closed: readonly number[];

@@ -1,30 +1,9 @@
 /** The route table (method, path, handler) and the one function that HTTP requests go through. */
 import { codes } from "../core/codes.ts";
-import type { Log } from "../core/log.ts";
-import type { Metrics } from "../core/metrics.ts";
-import type { Router } from "../core/router.ts";
-import type { Store } from "../core/store/mod.ts";
+import type { Call, Context } from "./context.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { refuse, refuse_error } from "./problem.ts";
 import { publish_json, publish_raw } from "./publish.ts";
-
-/** The parts of the service that routes speak to. */
-export interface Context {
-  readonly router: Router;
-  readonly store: Store;
-  readonly metrics: Metrics;
-  readonly log: Log;
-  readonly now_ms: () => number;
-  readonly is_stopping: () => boolean;
-}
-
-/** One request on its way through the table. */
-export interface Call {
-  readonly request: Request;
-  /** Decoded rest of a path that ends in {…}; "" when it does not. */
-  readonly rest: string;
-  readonly query: URLSearchParams;
-}
 
 interface Route {
   readonly method: "GET" | "POST";

@@ -1,5 +1,5 @@
 /** What operators and their machines ask: is it alive, is it ready, how is it. */
-import type { Call, Context } from "./mod.ts";
+import type { Call, Context } from "./context.ts";
 import { refuse } from "./problem.ts";
 import { codes } from "../core/codes.ts";
 

@@ -1,4 +1,6 @@
-/** Every error that HTTP answers, in one form: problem+json (RFC 9457) with a name of core/codes.ts. */
+/**
+ * Every error that HTTP answers, in one form: problem+json (RFC 9457) with a name of core/codes.ts.
+ */
 import { type Code, codes, Refusal } from "../core/codes.ts";
 
 /** Told to those who ask again later, when nothing better is known, seconds. */

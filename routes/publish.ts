@@ -5,7 +5,7 @@ import type { Message, Qos } from "../core/message.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import { parse_duration_ms, parse_flag, read_body } from "./body.ts";
-import type { Call, Context } from "./mod.ts";
+import type { Call, Context } from "./context.ts";
 import { type Problem, problem } from "./problem.ts";
 
 /** What became of one message. `id` names it in the log; null = not stored (QoS 0). */

@@ -79,8 +79,8 @@ export function read_plain_publish(
 export const published_bytes_max = header_bytes + 21;
 
 /**
- * Writes a Published frame without detail at `at` (done, or refused with a code that says all), returns
- * where it ends. Into a buffer that is there already: a Uint8Array of its own would cost 300 ns more.
+ * Writes a Published frame without detail at `at` (done, or refused with a code that says all),
+ * returns where it ends. Into a buffer that is there: a Uint8Array of its own costs 300 ns more.
  */
 export function encode_published_into(
   out: Uint8Array,

@@ -1,0 +1,125 @@
+/**
+ * Which stored messages the application has been given, so that it gets each once although the service may send
+ * it again: after a reconnect (from the last acknowledged offset) or for a second filter that starts earlier.
+ * Invariant: what it calls seen was seen; in doubt a message is new.
+ *
+ * Within one connection offsets rise, except that a filter that starts `after` an old offset makes the service
+ * go back. So one number says it all, `top`, the highest offset seen, and for the time of such a *rewind* the
+ * filters say which older messages were not for us then.
+ */
+import { filter_matches, split_share } from "../core/topic_tree.ts";
+
+interface Coverage {
+  readonly filter: string;
+  /** Everything that matched, after this offset and up to the top, was seen; Infinity = unknown. */
+  from: number;
+  /** Undefined = no rewind. */
+  rewind: Rewind | undefined;
+}
+
+/** The service goes back for one filter; until it is through, nothing after `after` may be acknowledged. */
+export interface Rewind {
+  readonly after: number;
+  /** Seen up to here. */
+  progress: number;
+  /** The service has answered the subscription: the next message above the top ends the rewind. */
+  confirmed: boolean;
+}
+
+/** What is known of a stored message when it comes in. */
+export interface Arrival {
+  /** False = it was seen before. */
+  readonly is_new: boolean;
+  /** Rewinds that have ended with it. */
+  readonly ended: readonly Rewind[];
+}
+
+const nothing_ended: readonly Rewind[] = [];
+
+export class Seen {
+  readonly #coverages = new Map<string, Coverage>();
+  #rewinds = 0;
+  /** Highest offset seen; 0 = none. */
+  top = 0;
+
+  /** Another log: its offsets say nothing about those of the one before. */
+  reset(top: number): void {
+    this.top = top;
+    this.#rewinds = 0;
+    for (const coverage of this.#coverages.values()) {
+      coverage.from = Infinity;
+      coverage.rewind = undefined;
+    }
+  }
+
+  /** A filter is asked for, from after an offset or (undefined) from now on. Returns its rewind, if any. */
+  subscribe(filter: string, after: number | undefined): Rewind | undefined {
+    this.unsubscribe(filter);
+    const rewind = after !== undefined && after < this.top
+      ? { after, progress: after, confirmed: false }
+      : undefined;
+    if (rewind !== undefined) this.#rewinds += 1;
+    const plain = split_share(filter)?.filter ?? filter;
+    this.#coverages.set(filter, { filter: plain, from: after ?? Infinity, rewind });
+    return rewind;
+  }
+
+  /** The service has answered a subscription. */
+  confirm(filter: string): void {
+    const rewind = this.#coverages.get(filter)?.rewind;
+    if (rewind !== undefined) rewind.confirmed = true;
+  }
+
+  /** Returns the rewind that ends with the filter, if any. */
+  unsubscribe(filter: string): Rewind | undefined {
+    const rewind = this.#coverages.get(filter)?.rewind;
+    if (rewind !== undefined) this.#rewinds -= 1;
+    this.#coverages.delete(filter);
+    return rewind;
+  }
+
+  /** A new connection: every filter is asked for again, and rewinds go on where they are. */
+  disconnected(): void {
+    for (const { rewind } of this.#coverages.values()) {
+      if (rewind !== undefined) rewind.confirmed = false;
+    }
+  }
+
+  /** A stored message has come. */
+  arrive(topic: string, offset: number): Arrival {
+    if (offset <= this.top) return { is_new: this.#arrive_late(topic, offset), ended: nothing_ended };
+    this.top = offset;
+    let ended = nothing_ended;
+    for (const coverage of this.#coverages.values()) {
+      if (coverage.rewind?.confirmed) {
+        ended = [...ended, coverage.rewind];
+        coverage.rewind = undefined;
+        this.#rewinds -= 1;
+      }
+      // Nothing that matched since can have been left out.
+      if (coverage.from === Infinity && filter_matches(coverage.filter, topic)) {
+        coverage.from = offset - 1;
+      }
+    }
+    return { is_new: true, ended };
+  }
+
+  /** Below the top a message is new only to a filter that rewinds, and only if no other had it. */
+  #arrive_late(topic: string, offset: number): boolean {
+    if (this.#rewinds === 0) return false;
+    let wanted = false;
+    let covered = false;
+    for (const { filter, from, rewind } of this.#coverages.values()) {
+      if (!filter_matches(filter, topic)) continue;
+      if (rewind === undefined) {
+        covered ||= offset > from;
+      } else if (offset > rewind.progress) {
+        wanted = true;
+        rewind.progress = offset;
+      } else {
+        covered ||= offset > rewind.after;
+      }
+    }
+    return wanted && !covered;
+  }
+}

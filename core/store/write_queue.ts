@@ -1,0 +1,234 @@
+/**
+ * Writes on their way to the database: those of one turn, and of the turns during a commit, become one
+ * batch, and a batch is one transaction. Batches are answered in order, each call wholly or not at all.
+ */
+import { codes, Refusal } from "../codes.ts";
+import type { Message } from "../message.ts";
+import { ByteWriter, Op, write_message } from "./codec.ts";
+import type { Appended } from "./mod.ts";
+import type { Answer } from "./sqlite_worker.ts";
+import { retry_after_ms, type WorkerLink } from "./worker_link.ts";
+
+/** A batch with this many bytes follows the one under way at once: the writer need not wait. */
+const pipelined_bytes = 64 << 10;
+/** A batch takes no further turn past these: bounds how long its commit and its answers take. */
+const batch_messages = 2048;
+const batch_bytes = 1 << 20;
+const batch_buffer_bytes = 16 << 10;
+/** Buffers that came back and are kept, and the largest that is. */
+const spare_buffers_max = 4;
+const spare_bytes_max = 2 << 20;
+
+/** An append that waits for its commit. */
+interface Call {
+  readonly messages: readonly Message[];
+  readonly once: boolean;
+  resolve(offset: number, duplicate: boolean): void;
+  reject(error: Refusal): void;
+}
+
+class Batch {
+  readonly calls: Call[] = [];
+  /** Newest cursor by session; written last, for an acknowledgement often follows another. */
+  readonly cursors = new Map<string, number>();
+  readonly done = Promise.withResolvers<void>();
+  messages = 0;
+
+  constructor(readonly out: ByteWriter) {
+    // Whoever awaits it hears of a failure; that nobody does is no error.
+    this.done.promise.catch(() => {});
+  }
+}
+
+export class WriteQueue {
+  /** "" = the last batch was written. */
+  failing: "" | "store_full" | "store_unavailable" = "";
+  commits = 0;
+  commits_failed = 0;
+
+  #writer: WorkerLink | undefined;
+  /** Why there is no writer. */
+  #absent = "The store is not open yet";
+  /** Takes the writes of this turn; those in `#sealed` are older and take no more. */
+  #pending: Batch | undefined;
+  readonly #sealed: Batch[] = [];
+  #last: Batch | undefined;
+  #scheduled = false;
+  #bytes = 0;
+  readonly #spare: Uint8Array<ArrayBuffer>[] = [];
+
+  /**
+   * @param stored hears of every append in the order of offsets, before its caller does.
+   * @param bytes_max refuses writes while this many bytes are not answered.
+   */
+  constructor(
+    readonly stored: (messages: readonly Message[], offset: number) => void,
+    readonly bytes_max: number,
+  ) {}
+
+  /** Bytes handed over and not yet answered. */
+  get bytes(): number {
+    return this.#bytes + (this.#pending?.out.size ?? 0);
+  }
+
+  set_writer(writer: WorkerLink): void {
+    this.#writer = writer;
+  }
+
+  /** From now on writes are refused; what was handed over is still written where a writer is there. */
+  refuse(absent: string, writer_lost: boolean): void {
+    this.#absent = absent;
+    if (!writer_lost) this.#post();
+    this.#writer = undefined;
+  }
+
+  append(messages: readonly Message[]): Promise<number> {
+    const batch = this.#batch();
+    batch.out.u8(Op.append);
+    write_messages(batch, messages);
+    return new Promise((resolve, reject) => {
+      batch.calls.push({ messages, once: false, resolve, reject });
+    });
+  }
+
+  append_once(scope: string, key: string, messages: readonly Message[]): Promise<Appended> {
+    const batch = this.#batch();
+    batch.out.u8(Op.append_once);
+    batch.out.text(scope);
+    batch.out.text(key);
+    write_messages(batch, messages);
+    return new Promise((resolve, reject) => {
+      const answer = (offset: number, duplicate: boolean) => resolve({ offset, duplicate });
+      batch.calls.push({ messages, once: true, resolve: answer, reject });
+    });
+  }
+
+  /** One operation on a session; `id` only where it overrules a cursor that was put before. */
+  write(write: (out: ByteWriter) => void, id?: string): Promise<void> {
+    const batch = this.#batch();
+    if (id !== undefined) batch.cursors.delete(id);
+    write(batch.out);
+    return batch.done.promise;
+  }
+
+  put_cursor(id: string, cursor: number): Promise<void> {
+    const batch = this.#batch();
+    batch.cursors.set(id, cursor);
+    return batch.done.promise;
+  }
+
+  /** Answers when everything that was handed over has been answered. */
+  async drain(): Promise<void> {
+    while (this.#last !== undefined) {
+      const last = this.#last;
+      await last.done.promise.catch(() => {});
+      if (this.#last === last) this.#last = undefined;
+    }
+  }
+
+  /** The batch of this turn. */
+  #batch(): Batch {
+    if (this.#writer === undefined || this.bytes >= this.bytes_max) {
+      const why = this.#writer === undefined
+        ? this.#absent
+        : `${this.bytes} bytes wait for the disk; the limit is ${this.bytes_max}`;
+      throw new Refusal(codes.store_unavailable, why, retry_after_ms);
+    }
+    if (this.#pending === undefined) {
+      const buffer = this.#spare.pop() ?? new Uint8Array(batch_buffer_bytes);
+      this.#pending = this.#last = new Batch(new ByteWriter(buffer));
+    }
+    if (!this.#scheduled) {
+      this.#scheduled = true;
+      queueMicrotask(() => {
+        this.#scheduled = false;
+        this.#post();
+      });
+    }
+    return this.#pending;
+  }
+
+  /** Called between turns only, so that no turn is in two batches. */
+  #post(): void {
+    const writer = this.#writer;
+    if (writer === undefined) return;
+    const pending = this.#pending;
+    if (pending !== undefined) {
+      const full = pending.messages >= batch_messages || pending.out.size >= batch_bytes;
+      const next = writer.waiting === 0 ||
+        writer.waiting === 1 && pending.out.size >= pipelined_bytes;
+      if (full || next && this.#sealed.length === 0) this.#seal(pending);
+    }
+    while (this.#sealed.length > 0 && writer.waiting < 2) this.#send(writer, this.#sealed.shift()!);
+  }
+
+  #seal(batch: Batch): void {
+    for (const [id, cursor] of batch.cursors) {
+      batch.out.u8(Op.put_cursor);
+      batch.out.text(id);
+      batch.out.f64(cursor);
+    }
+    this.#bytes += batch.out.size;
+    this.#sealed.push(batch);
+    this.#pending = undefined;
+  }
+
+  #send(writer: WorkerLink, batch: Batch): void {
+    const bytes = batch.out.take();
+    writer.ask({ kind: "batch", bytes }, [bytes.buffer]).then(
+      (answer) => this.#settle(batch, answer),
+      (error) => this.#fail(batch, error),
+    );
+  }
+
+  #settle(batch: Batch, answer: Answer): void {
+    if (answer.kind === "failed") {
+      const code = answer.code === "store_full" ? "store_full" : "store_unavailable";
+      const detail = `${codes[code].meaning}: ${answer.detail}`;
+      return this.#fail(batch, new Refusal(codes[code], detail, retry_after_ms));
+    }
+    if (answer.kind !== "applied") throw new Error(`write queue: ${answer.kind} is no answer`);
+    this.failing = "";
+    this.commits++;
+    let offset = answer.first;
+    let once = 0;
+    for (const call of batch.calls) {
+      let place = offset;
+      let duplicate = false;
+      if (call.once) {
+        place = answer.once[once]!;
+        duplicate = answer.once[once + 1] === 1;
+        once += 2;
+      }
+      if (!duplicate) {
+        this.stored(call.messages, place);
+        offset += call.messages.length;
+      }
+      call.resolve(place, duplicate);
+    }
+    if (answer.spent.buffer.byteLength <= spare_bytes_max && this.#spare.length < spare_buffers_max) {
+      this.#spare.push(new Uint8Array(answer.spent.buffer));
+    }
+    this.#answered(batch);
+    batch.done.resolve();
+  }
+
+  #fail(batch: Batch, error: Refusal): void {
+    this.failing = error.code === codes.store_full ? "store_full" : "store_unavailable";
+    this.commits_failed++;
+    for (const call of batch.calls) call.reject(error);
+    this.#answered(batch);
+    batch.done.reject(error);
+  }
+
+  #answered(batch: Batch): void {
+    this.#bytes -= batch.out.size;
+    this.#post();
+  }
+}
+
+function write_messages(batch: Batch, messages: readonly Message[]): void {
+  batch.out.u32(messages.length);
+  for (const message of messages) write_message(batch.out, message);
+  batch.messages += messages.length;
+}

@@ -1,0 +1,150 @@
+/**
+ * The composition root: settings -> parts -> serve -> drain. No logic of its own, and the only file
+ * that names concrete classes.
+ */
+import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
+import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
+import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
+import { type Driver, Hub } from "./core/hub.ts";
+import { limits } from "./core/limits.ts";
+import { Log } from "./core/log.ts";
+import { Metrics } from "./core/metrics.ts";
+import { Router } from "./core/router.ts";
+import { Wire } from "./core/session.ts";
+import { Sessions } from "./core/sessions.ts";
+import { shut_down } from "./core/shutdown.ts";
+import * as startup from "./core/startup.ts";
+import { MemoryStore } from "./core/store/memory.ts";
+import type { Store } from "./core/store/mod.ts";
+import { SqliteStore } from "./core/store/sqlite.ts";
+import manifest from "./deno.json" with { type: "json" };
+import { BuildError, ensure_library } from "./ffi/build.ts";
+import { open_reactor, protocols, type Reactor } from "./ffi/reactor.ts";
+import { make_handler } from "./routes/mod.ts";
+
+/** The text of a file, "" when it cannot be read. */
+function read_if_possible(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return "";
+  }
+}
+
+async function open_store(config: Config): Promise<Store> {
+  if (config.data === "memory") return new MemoryStore();
+  try {
+    return await SqliteStore.open(config.data, { synchronous: config.synchronous });
+  } catch (error) {
+    throw startup.store_problem(config.data, error);
+  }
+}
+
+async function make_reactor(config: Config): Promise<[Reactor, startup.Sizes]> {
+  const sizes = startup.sizes_of(
+    config,
+    navigator.hardwareConcurrency,
+    read_if_possible("/proc/self/limits"),
+  );
+  const library = await ensure_library(startup.backend_of(config.backend, Deno.build.os));
+  return [open_reactor(library, { ...limits, ...sizes }), sizes];
+}
+
+/** Opens the device listeners; a driver's index in the hub is that of its listener. */
+function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): startup.Listening {
+  const listeners = [
+    ["mqtt", config.mqtt, protocols.mqtt, mqtt, busy_packet],
+    ["device", config.device, protocols.longwire, longwire, busy_frame()],
+  ] as const;
+  const listening: { [name: string]: startup.Listening["mqtt"] } = {};
+  for (const [name, address, protocol, driver, busy] of listeners) {
+    if (address === undefined) continue;
+    listening[name] = startup.bind(name, address, ({ host, port }) => ({
+      host,
+      port: hub.reactor.listen({ protocol, address: host, port, busy }),
+    }));
+    hub.drivers.push(driver);
+  }
+  return { mqtt: listening.mqtt, device: listening.device, http: undefined };
+}
+
+type HttpServer = Deno.HttpServer<Deno.NetAddr>;
+
+function listen_http(
+  config: Config,
+  handler: (request: Request) => Promise<Response>,
+): HttpServer | undefined {
+  if (config.http === undefined) return undefined;
+  return startup.bind("http", config.http, ({ host, port }) => {
+    return Deno.serve({ hostname: host, port, onListen: () => {} }, handler);
+  });
+}
+
+/** Settled by the first SIGINT or SIGTERM; the second ends the process at once. */
+function stop_signal(): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let is_second = false;
+  const on_signal = (exit_code: number) => {
+    if (is_second) Deno.exit(exit_code);
+    is_second = true;
+    resolve();
+  };
+  Deno.addSignalListener("SIGINT", () => on_signal(130));
+  Deno.addSignalListener("SIGTERM", () => on_signal(143));
+  return promise;
+}
+
+async function serve(args: readonly string[]): Promise<void> {
+  const config = parse_config(args, Deno.env.toObject(), Deno.readTextFileSync, Deno.hostname());
+  const { log_level: level } = config;
+  const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
+  const format = Deno.stderr.isTerminal() ? "text" : "json";
+  const log = new Log({ level, format, write, now_ms: Date.now });
+  const store = await open_store(config);
+  const [reactor, sizes] = await make_reactor(config);
+  const router = new Router(reactor, store, Date.now);
+  const sessions = new Sessions(store, Date.now, log);
+  const hub = new Hub(reactor, router, sessions, log);
+  const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
+  const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
+  await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
+  let is_stopping = false;
+  const metrics = new Metrics({ reactor, router, sessions, store, version: manifest.version });
+  const handler = make_handler({
+    ...{ router, store, metrics, log, now_ms: Date.now, is_stopping: () => is_stopping },
+  });
+  const http = listen_http(config, handler);
+  const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
+  const running = hub.run();
+  console.log(startup.started_text({
+    ...{ version: manifest.version, duration_ms: performance.now(), backend: reactor.backend },
+    ...{ ...sizes, data: config.data, listening },
+    deno: startup.deno_command(Deno.execPath(), Deno.version.deno),
+  }));
+  await Promise.race([stop_signal(), running]);
+  is_stopping = true;
+  const close_http = () => http?.shutdown() ?? Promise.resolve();
+  const parts = { reactor, hub, sessions, store, log, close_http, running };
+  await shut_down(parts, config.shutdown_timeout_s * 1000);
+}
+
+/** Runs the command; answers the exit status. */
+async function main(): Promise<number> {
+  try {
+    const [first, ...rest] = Deno.args;
+    // `deno task start -- --help` hands the two dashes on.
+    const command = parse_command(first === "--" ? rest : Deno.args);
+    if (command.name === "serve") await serve(command.args);
+    else console.log(help_text());
+    return 0;
+  } catch (error) {
+    if (error instanceof ConfigError) console.error(error.problems.join("\n"));
+    else if (error instanceof startup.StartError || error instanceof BuildError) {
+      console.error(error.message);
+    } else throw error;
+    return 1;
+  }
+}
+
+// Timers that are left (wills that wait, requests that linger) must not keep a stopped service alive.
+if (import.meta.main) Deno.exit(await main());

@@ -1,0 +1,25 @@
+/**
+ * What a route is given: the parts of the service that routes speak to, and the call it answers.
+ */
+import type { Log } from "../core/log.ts";
+import type { Metrics } from "../core/metrics.ts";
+import type { Router } from "../core/router.ts";
+import type { Store } from "../core/store/mod.ts";
+
+export interface Context {
+  readonly router: Router;
+  readonly store: Store;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  /** Unix milliseconds. */
+  readonly now_ms: () => number;
+  readonly is_stopping: () => boolean;
+}
+
+/** One request on its way through the table. */
+export interface Call {
+  readonly request: Request;
+  /** Decoded rest of a path that ends in {…}; "" when it does not. */
+  readonly rest: string;
+  readonly query: URLSearchParams;
+}
