@@ -22,15 +22,6 @@ import { BuildError, ensure_library } from "./ffi/build.ts";
 import { open_reactor, protocols, type Reactor } from "./ffi/reactor.ts";
 import { make_handler } from "./routes/mod.ts";
 
-/** The text of a file, "" when it cannot be read. */
-function read_if_possible(path: string): string {
-  try {
-    return Deno.readTextFileSync(path);
-  } catch {
-    return "";
-  }
-}
-
 async function open_store(config: Config): Promise<Store> {
   if (config.data === "memory") return new MemoryStore();
   try {
@@ -40,14 +31,10 @@ async function open_store(config: Config): Promise<Store> {
   }
 }
 
-async function make_reactor(config: Config): Promise<[Reactor, startup.Sizes]> {
-  const sizes = startup.sizes_of(
-    config,
-    navigator.hardwareConcurrency,
-    read_if_possible("/proc/self/limits"),
-  );
+async function make_reactor(config: Config, thread_count: number): Promise<Reactor> {
+  const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
   const library = await ensure_library(startup.backend_of(config.backend, Deno.build.os));
-  return [open_reactor(library, { ...limits, ...sizes }), sizes];
+  return open_reactor(library, { ...limits, thread_count, connections_max });
 }
 
 /** Opens the device listeners; a driver's index in the hub is that of its listener. */
@@ -101,7 +88,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const format = Deno.stderr.isTerminal() ? "text" : "json";
   const log = new Log({ level, format, write, now_ms: Date.now });
   const store = await open_store(config);
-  const [reactor, sizes] = await make_reactor(config);
+  const thread_count = startup.thread_count_of(config.io_threads, navigator.hardwareConcurrency);
+  const reactor = await make_reactor(config, thread_count);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
   const hub = new Hub(reactor, router, sessions, log);
@@ -110,15 +98,18 @@ async function serve(args: readonly string[]): Promise<void> {
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
   let is_stopping = false;
   const metrics = new Metrics({ reactor, router, sessions, store, version: manifest.version });
-  const handler = make_handler({
-    ...{ router, store, metrics, log, now_ms: Date.now, is_stopping: () => is_stopping },
-  });
-  const http = listen_http(config, handler);
+  const context = { router, store, metrics, log, now_ms: Date.now, is_stopping: () => is_stopping };
+  const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
   const running = hub.run();
   console.log(startup.started_text({
-    ...{ version: manifest.version, duration_ms: performance.now(), backend: reactor.backend },
-    ...{ ...sizes, data: config.data, listening },
+    version: manifest.version,
+    duration_ms: performance.now(),
+    backend: reactor.backend,
+    thread_count,
+    connections_max: reactor.connections_max,
+    data: config.data,
+    listening,
     deno: startup.deno_command(Deno.execPath(), Deno.version.deno),
   }));
   await Promise.race([stop_signal(), running]);

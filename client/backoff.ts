@@ -1,6 +1,6 @@
 /**
- * When to try again: exponential backoff with jitter, so that a fleet that lost its server does not return in
- * step, and a budget that bounds how often anything is repeated over time.
+ * When to try again: exponential backoff with jitter, so that a fleet that lost its server does not
+ * return in step, and a budget that bounds how often anything is repeated over time.
  */
 
 export interface BackoffOptions {
@@ -20,7 +20,10 @@ export const backoff_default: BackoffOptions = Object.freeze({
 
 const factor_spread = 0.3;
 
-/** Delay, in milliseconds, before repetition `attempt` (from 0): doubling up to the cap, with jitter. */
+/**
+ * Delay, in milliseconds, before repetition `attempt` (from 0): doubling up to the cap, with
+ * jitter.
+ */
 export function backoff_ms(
   attempt: number,
   options: BackoffOptions,

@@ -1,12 +1,15 @@
 /** A bounded queue between the connection and the application, read as an async iterator. */
 
-/** One reader, one writer. `taken` is called with an event when the reader comes back for the next. */
+/**
+ * One reader, one writer. `taken` is called with an event when the reader comes back for the next.
+ */
 export class EventQueue<Event> implements AsyncIterableIterator<Event> {
   readonly #events: Event[] = [];
   #next = 0;
   /** What the application is working on. */
   #held: Event | undefined = undefined;
   #ended = false;
+  #is_unbounded = false;
   #reader: ((result: IteratorResult<Event>) => void) | undefined = undefined;
   #writer: (() => void) | undefined = undefined;
 
@@ -29,16 +32,22 @@ export class EventQueue<Event> implements AsyncIterableIterator<Event> {
     reader({ value: event, done: false });
   }
 
-  /** Resolves when fewer than `size_max` events wait, or the queue has ended. */
+  /** Resolves when fewer than `size_max` events wait, or `drain` was called. */
   room(): Promise<void> | undefined {
-    if (this.size < this.size_max || this.#ended) return undefined;
+    if (this.size < this.size_max || this.#is_unbounded) return undefined;
     return new Promise((resolve) => this.#writer = resolve);
+  }
+
+  /** Whoever waits for room goes on: the few events that follow are the last. */
+  drain(): void {
+    this.#is_unbounded = true;
+    this.#wake_writer();
   }
 
   /** No event follows; those that wait are still read. */
   end(): void {
     this.#ended = true;
-    this.#wake_writer();
+    this.drain();
     this.#reader?.({ value: undefined, done: true });
     this.#reader = undefined;
   }

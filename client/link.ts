@@ -1,15 +1,10 @@
 /**
- * One connection of a client: frames in and out, heartbeats, and the end of a connection that has gone silent.
- * Whatever ends it, `next` throws a Refusal that says why.
+ * One connection of a client: frames in and out, heartbeats, and the end of a connection that has
+ * gone silent. Whatever ends it, `next` throws a Refusal that says why.
  */
 import { codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
-import {
-  Decoder,
-  encode,
-  type Frame,
-  type FrameInit,
-} from "../core/protocol/longwire.ts";
+import { Decoder, encode, type Frame, type FrameInit } from "../core/protocol/longwire.ts";
 import type { Connection } from "./transport.ts";
 
 /** Frames waiting for the socket; past it nothing more is taken. */
@@ -78,7 +73,10 @@ export class Link {
     }
   }
 
-  /** The next frame. Throws Refusal: peer_closed, io_error, keepalive_timeout, what the codec refuses. */
+  /**
+   * The next frame. Throws Refusal: peer_closed, io_error, keepalive_timeout, what the codec
+   * refuses.
+   */
   async next(): Promise<Frame> {
     for (;;) {
       const frame = this.#decoder.next();

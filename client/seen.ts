@@ -1,11 +1,11 @@
 /**
- * Which stored messages the application has been given, so that it gets each once although the service may send
- * it again: after a reconnect (from the last acknowledged offset) or for a second filter that starts earlier.
- * Invariant: what it calls seen was seen; in doubt a message is new.
+ * Which stored messages the application has been given, so that it gets each once although the
+ * service may send it again: after a reconnect (from the last acknowledged offset) or for a second
+ * filter that starts earlier. Invariant: what it calls seen was seen; in doubt a message is new.
  *
- * Within one connection offsets rise, except that a filter that starts `after` an old offset makes the service
- * go back. So one number says it all, `top`, the highest offset seen, and for the time of such a *rewind* the
- * filters say which older messages were not for us then.
+ * Within one connection offsets rise, except that a filter that starts `after` an old offset makes
+ * the service go back. So one number says it all, `top`, the highest offset seen, and for the time
+ * of such a *rewind* the filters say which older messages were not for us then.
  */
 import { filter_matches, split_share } from "../core/topic_tree.ts";
 
@@ -17,7 +17,10 @@ interface Coverage {
   rewind: Rewind | undefined;
 }
 
-/** The service goes back for one filter; until it is through, nothing after `after` may be acknowledged. */
+/**
+ * The service goes back for one filter; until it is through, nothing after `after` may be
+ * acknowledged.
+ */
 export interface Rewind {
   readonly after: number;
   /** Seen up to here. */
@@ -34,11 +37,16 @@ export interface Arrival {
   readonly ended: readonly Rewind[];
 }
 
+/** Offsets remembered of messages that came with QoS 0 before their turn. */
+const unordered_max = 4096;
+
 const nothing_ended: readonly Rewind[] = [];
 
 export class Seen {
   readonly #coverages = new Map<string, Coverage>();
   #rewinds = 0;
+  /** Offsets above the top that came with QoS 0. */
+  readonly #unordered = new Set<number>();
   /** Highest offset seen; 0 = none. */
   top = 0;
 
@@ -46,13 +54,17 @@ export class Seen {
   reset(top: number): void {
     this.top = top;
     this.#rewinds = 0;
+    this.#unordered.clear();
     for (const coverage of this.#coverages.values()) {
       coverage.from = Infinity;
       coverage.rewind = undefined;
     }
   }
 
-  /** A filter is asked for, from after an offset or (undefined) from now on. Returns its rewind, if any. */
+  /**
+   * A filter is asked for, from after an offset or (undefined) from now on. Returns its rewind, if
+   * any.
+   */
   subscribe(filter: string, after: number | undefined): Rewind | undefined {
     this.unsubscribe(filter);
     const rewind = after !== undefined && after < this.top
@@ -64,7 +76,17 @@ export class Seen {
     return rewind;
   }
 
-  /** The service has answered a subscription. */
+  /** Whether a filter is asked for already, so that what is known of it stands. */
+  knows(filter: string): boolean {
+    return this.#coverages.has(filter);
+  }
+
+  /** Where the service goes back for a filter, if it does. */
+  rewind_of(filter: string): Rewind | undefined {
+    return this.#coverages.get(filter)?.rewind;
+  }
+
+  /** The service has answered a subscription: its rewind has begun. */
   confirm(filter: string): void {
     const rewind = this.#coverages.get(filter)?.rewind;
     if (rewind !== undefined) rewind.confirmed = true;
@@ -85,9 +107,11 @@ export class Seen {
     }
   }
 
-  /** A stored message has come. */
+  /** A stored message has come in its order. */
   arrive(topic: string, offset: number): Arrival {
-    if (offset <= this.top) return { is_new: this.#arrive_late(topic, offset), ended: nothing_ended };
+    if (offset <= this.top) {
+      return { is_new: this.#arrive_late(topic, offset), ended: nothing_ended };
+    }
     this.top = offset;
     let ended = nothing_ended;
     for (const coverage of this.#coverages.values()) {
@@ -101,7 +125,26 @@ export class Seen {
         coverage.from = offset - 1;
       }
     }
-    return { is_new: true, ended };
+    const is_new = !this.#unordered.has(offset);
+    for (const earlier of this.#unordered) if (earlier <= offset) this.#unordered.delete(earlier);
+    return { is_new, ended };
+  }
+
+  /**
+   * A stored message has come for a filter of QoS 0: live, even while the service replays older
+   * ones to the filters of QoS 1. Answers whether it is new.
+   */
+  arrive_unordered(topic: string, offset: number): boolean {
+    if (offset <= this.top) {
+      for (const { filter, from, rewind } of this.#coverages.values()) {
+        const is_covered = offset > from && rewind === undefined;
+        if (is_covered && filter_matches(filter, topic)) return false;
+      }
+      return true;
+    }
+    if (this.#unordered.has(offset)) return false;
+    if (this.#unordered.size < unordered_max) this.#unordered.add(offset);
+    return true;
   }
 
   /** Below the top a message is new only to a filter that rewinds, and only if no other had it. */

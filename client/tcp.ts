@@ -1,7 +1,9 @@
 /** Transport over TCP: addresses are `host:port`, IPv6 hosts in brackets. */
 import type { Connection } from "./transport.ts";
 
-/** Opens a TCP connection without Nagle's delay. Throws TypeError for an address of another form. */
+/**
+ * Opens a TCP connection without Nagle's delay. Throws TypeError for an address of another form.
+ */
 export async function open_tcp(address: string, signal: AbortSignal): Promise<Connection> {
   const parts = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address);
   if (parts === null) throw new TypeError(`Cannot connect to ${address}: it is not host:port`);

@@ -158,7 +158,7 @@ export class LongwireDriver implements Driver {
     if (place === "lost") this.#all_lost(session);
     if (!present) return;
     for (const [filter, options] of session.subscriptions()) {
-      this.router.join(session, filter, options);
+      this.router.fanout.join(session, filter, options);
     }
     this.hub.resume(session);
   }

@@ -164,6 +164,15 @@ export class MqttDriver implements Driver {
     this.#answer(session, token, 0);
   }
 
+  /**
+   * The packet id of a QoS 2 publish is stored with the message: a crash forgets both or neither.
+   */
+  appending(session: Session, token: number): void {
+    if ((token & 0x10000) === 0 || session.transient) return;
+    const kept = this.sessions.keep(session);
+    if (kept instanceof Promise) kept.catch(() => {}); // the append of the same turn says so
+  }
+
   refused(session: Session, token: number, code: Code, detail: string): void {
     if (token === 0) return; // QoS 0: counted by the router
     const packet_id = token & 0xffff;
@@ -197,7 +206,7 @@ export class MqttDriver implements Driver {
       return;
     }
     for (const [filter, options] of session.subscriptions()) {
-      this.router.join(session, filter, options);
+      this.router.fanout.join(session, filter, options);
     }
     this.hub.resume(session);
   }
@@ -296,7 +305,10 @@ export class MqttDriver implements Driver {
     const known = session.incoming?.delete(packet_id) ?? false;
     if (session.incoming?.size === 0) session.incoming = null;
     const reason_code = known || session.wire !== Wire.mqtt5 ? 0 : packet_id_not_found;
-    this.#send(session, { type: "pubcomp", packet_id, reason_code });
+    const answer = () => this.#send(session, { type: "pubcomp", packet_id, reason_code });
+    // After PUBCOMP the id may come again for another message: a crash must not bring it back.
+    if (known) this.hub.when_kept(session, answer);
+    else answer();
   }
 
   #subscribe(session: Session, packet: Subscribe): void {

@@ -196,9 +196,9 @@ export class Hub implements ReactorHandler {
    */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
     const before = session.options_of(filter);
-    if (before !== undefined) this.router.leave(session, filter, before);
+    if (before !== undefined) this.router.fanout.leave(session, filter, before);
     session.subscribe(filter, options);
-    this.router.join(session, filter, options);
+    this.router.fanout.join(session, filter, options);
     if (before === undefined || after !== undefined) {
       this.#replayer.subscribed(session, filter, after ?? this.router.dispatched);
     }
@@ -217,7 +217,7 @@ export class Hub implements ReactorHandler {
   unsubscribe(session: Session, filter: string): boolean {
     const options = session.options_of(filter);
     if (options === undefined) return false;
-    this.router.leave(session, filter, options);
+    this.router.fanout.leave(session, filter, options);
     session.unsubscribe(filter);
     return true;
   }
@@ -339,7 +339,7 @@ export class Hub implements ReactorHandler {
 
   #detach(session: Session, code: Code, closed: Closed): void {
     for (const [filter, options] of session.subscriptions()) {
-      this.router.leave(session, filter, options);
+      this.router.fanout.leave(session, filter, options);
     }
     const cursor = this.#replayer.cursor_of(session, closed);
     session.conn = offline;

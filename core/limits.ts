@@ -84,6 +84,15 @@ export const limits = Object.freeze({
   memory_sessions_max: 1 << 20,
   memory_retained_messages_max: 1 << 16,
   memory_idempotency_keys_max: 1 << 18,
+  /** Messages of one page of history. */
+  history_messages_max: 1000,
+  /** Streams of Server-Sent Events at the same time. */
+  event_streams_max: 10_000,
+  /** Bytes that one of them buffers before its reader falls behind. */
+  event_stream_bytes: 256 << 10,
+  event_stream_keepalive_ms: 15_000,
+  /** Longest Idempotency-Key, characters. */
+  idempotency_key_max: 255,
   /** How long an idempotency key is remembered. */
   idempotency_ttl_ms: 600_000,
   /** How long a Longwire session is kept for a device that is away. */

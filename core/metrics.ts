@@ -120,7 +120,11 @@ export class Metrics {
   #service({ router, sessions, version }: MetricsParts): void {
     this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
     this.#gauge("sessions", "Sessions, connected or not", () => sessions.count);
-    this.#gauge("filters", "Filters that connected devices listen to", () => router.filter_count);
+    this.#gauge(
+      "filters",
+      "Filters that connected devices listen to",
+      () => router.fanout.filter_count,
+    );
     this.#counter(
       "messages_published",
       "Messages published, by QoS",
@@ -136,7 +140,7 @@ export class Metrics {
     this.#counter(
       "messages_unmatched",
       "Messages that nobody listened to",
-      () => router.stats.unmatched,
+      () => router.fanout.unmatched,
     );
   }
 

@@ -214,7 +214,7 @@ export class Replayer {
     let handed = 0;
     while (list.next < list.page.messages.length && replay.room > 0) {
       const message = list.page.messages[list.next++];
-      this.router.deliver(session, message, message.offset, list.options, 0, true);
+      this.router.fanout.deliver(session, message, message.offset, list.options, 0, true);
       replay.room--;
       handed++;
     }
@@ -253,7 +253,7 @@ export class Replayer {
       if (again?.released) continue;
       const options = this.#best(session, replay, message.topic, message.offset);
       if (options < 0 || Math.min(SubscriptionOptions.qos(options), message.qos) === 0) continue;
-      this.router.deliver(session, message, message.offset, options, again?.packet_id ?? 0);
+      this.router.fanout.deliver(session, message, message.offset, options, again?.packet_id ?? 0);
       handed++;
     }
     replay.after = Math.min(page.next, dispatched);

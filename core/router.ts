@@ -1,25 +1,22 @@
 /**
- * publish(): match -> store -> encode once per wire form -> hand to the reactor; and the
- * audiences that make this one call per form, however many devices listen. Invariant: stored
- * messages are dispatched in offset order, so `dispatched` names exactly what live connections
- * have been sent.
+ * publish(): check -> store -> fan out -> answer. All publishes of a turn are one append.
+ * Invariant: stored messages are dispatched in offset order, so `dispatched` names exactly what
+ * live connections have been sent, and a publisher's messages are dispatched in the order in
+ * which it published them.
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
+import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
 import type { Message } from "./message.ts";
-import { encode_message_into, message_bytes_max } from "./protocol/longwire.ts";
-import { encode_publish_into, publish_bytes_max, publish_packet_id_at } from "./protocol/mqtt.ts";
-import { offline, type PublishOrigin, type Session, SubscriptionOptions, Wire } from "./session.ts";
-import type { Store } from "./store/mod.ts";
-import { TopicTree } from "./topic_tree.ts";
+import type { PublishOrigin, Session } from "./session.ts";
+import type { Appended, Soon, Store } from "./store/mod.ts";
 
-const packet_id_none = 0xffffffff;
-
-/** Those connected who match one filter, one audience of the reactor per wire form. */
-class Subscribers {
-  /** Triples: variant (subscription options * 4 + wire), audience, members. */
-  readonly variants: number[] = [];
+/** Messages that are stored once under an idempotency key, all or none. */
+export interface Once {
+  /** Whose keys these are. */
+  readonly scope: string;
+  readonly key: string;
 }
 
 interface Pending {
@@ -29,101 +26,67 @@ interface Pending {
   readonly from: Session | null;
 }
 
-/**
- * What is written on the wire, packed: bits 0-1 wire, 2-3 QoS, 4 retain, 5 no local, from 6
- * identifier.
- */
-function form_of(variant: number, message: Message): number {
-  const options = Math.floor(variant / 4);
-  const qos = Math.min(SubscriptionOptions.qos(options), message.qos);
-  const retain = message.retain && SubscriptionOptions.retain_as_published(options);
-  return (variant & 3) + qos * 4 + (retain ? 16 : 0) +
-    (SubscriptionOptions.no_local(options) ? 32 : 0) + SubscriptionOptions.identifier(options) * 64;
+/** Neighbours in the order of publication that the store takes with one call. */
+interface Segment {
+  readonly once: Once | null;
+  readonly publishes: Pending[];
 }
+
+/** What the store said of a segment; an offset of 0 belongs to one without stored messages. */
+type Outcome = Appended | { readonly error: unknown };
 
 /** Counters, read at scrape time. */
 export interface RouterStats {
   published: [qos0: number, qos1: number, qos2: number];
   /** By code. */
   refused: Map<Code, number>;
-  unmatched: number;
 }
 
 export class Router {
-  readonly stats: RouterStats = { published: [0, 0, 0], refused: new Map(), unmatched: 0 };
+  readonly stats: RouterStats = { published: [0, 0, 0], refused: new Map() };
+  readonly fanout: Fanout;
   /** Offset of the newest stored message that has been handed to the reactor. */
   dispatched: number;
 
-  readonly #tree = new TopicTree<Subscribers>();
-  readonly #free_audiences: number[] = [];
-  #audience_count = 0;
-  #stamp = 0;
-  #queue: Pending[] = [];
+  #segments: Segment[] = [];
+  /** Settles when every append under way has been answered; null = none is. */
+  #tail: Promise<void> | null = null;
   #turn_scheduled = false;
-  /** Scratch of one dispatch: form k goes to the audiences of list k. */
-  readonly #forms: number[] = [];
-  readonly #lists: number[][] = [];
-  /** Where the frame encoded last has its packet id. */
-  #packet_id_at = packet_id_none;
 
   constructor(readonly reactor: Reactor, readonly store: Store, readonly now_ms: () => number) {
+    this.fanout = new Fanout(reactor, now_ms);
     this.dispatched = store.head;
-  }
-
-  get filter_count(): number {
-    return this.#tree.size;
-  }
-
-  /** Makes a connected session hear what matches the filter. */
-  join(session: Session, filter: string, options: number): void {
-    let subscribers = this.#tree.get(filter);
-    if (subscribers === undefined) this.#tree.set(filter, subscribers = new Subscribers());
-    const { variants } = subscribers;
-    const variant = options * 4 + session.wire;
-    let at = 0;
-    while (at < variants.length && variants[at] !== variant) at += 3;
-    if (at === variants.length) {
-      variants.push(variant, this.#free_audiences.pop() ?? this.#audience_count++, 0);
-    }
-    variants[at + 2]++;
-    this.reactor.join(session.conn, session.generation, variants[at + 1]);
-  }
-
-  /** Undoes join(); `options` are those given there. */
-  leave(session: Session, filter: string, options: number): void {
-    const variants = this.#tree.get(filter)?.variants;
-    const variant = options * 4 + session.wire;
-    const at = variants?.findIndex((v, index) => index % 3 === 0 && v === variant) ?? -1;
-    if (variants === undefined || at < 0) throw new Error(`${session.id} never joined ${filter}`);
-    const audience = variants[at + 1];
-    this.reactor.leave(session.conn, session.generation, audience);
-    if (--variants[at + 2] > 0) return;
-    this.#free_audiences.push(audience);
-    variants.splice(at, 3);
-    if (variants.length === 0) this.#tree.delete(filter);
   }
 
   /**
    * Publishes one message. The origin hears how it ended: QoS 0 at once, QoS >= 1 when the store
    * has it.
    * @param from the session that publishes, left out where it asked for No Local; null for back
-   * ends.
+   * ends
+   * @param once store it once only; the same object for all messages that belong together
    */
-  publish(message: Message, origin: PublishOrigin, token: number, from: Session | null): void {
+  publish(
+    message: Message,
+    origin: PublishOrigin,
+    token: number,
+    from: Session | null,
+    once: Once | null = null,
+  ): void {
     if (message.payload.length > limits.payload_bytes_max) {
       return this.#refuse(origin, token, codes.body_too_large, payload_detail(message));
     }
     if (this.reactor.pending_bytes > limits.command_queue_bytes_max) {
+      this.schedule_turn();
       return this.#refuse(origin, token, codes.queue_full, codes.queue_full.meaning);
     }
     this.stats.published[message.qos]++;
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
       origin.appends_pending++;
-      this.#queue.push({ message, origin, token, from });
+      this.#enqueue({ message, origin, token, from }, once);
     } else {
       if (message.retain) this.#retain(message);
-      origin.published(token, 0, this.#dispatch(message, 0, from));
+      origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
     }
     this.schedule_turn();
   }
@@ -135,83 +98,101 @@ export class Router {
     queueMicrotask(() => this.end_turn());
   }
 
-  /** One append for every publish of the turn, one submit for everything said to the reactor. */
+  /** Hands the store every publish of the turn, and the reactor everything said to it. */
   end_turn(): void {
     this.#turn_scheduled = false;
-    if (this.#queue.length > 0) this.#commit();
+    if (this.#segments.length > 0) this.#commit();
     this.reactor.flush();
   }
 
-  /**
-   * Writes one message for one connection only: replay of a stored one, or a retained one
-   * (offset 0).
-   * @param packet_id of a message that was in flight before (sent again with DUP); 0 = sent
-   * first
-   */
-  deliver(
-    session: Session,
-    message: Message,
-    offset: number,
-    options: number,
-    packet_id = 0,
-    retain = false,
-  ): void {
-    const form = form_of(options * 4 + session.wire, message);
-    const at = this.reactor.begin_deliver(session.conn, session.generation, {
-      seq: offset,
-      qos: form >> 2 & 3,
-      packet_id,
-      released: false,
-      bytes_max: frame_bytes_max(form, message),
-    });
-    const end = this.#encode(at, form, message, offset, retain || (form & 16) !== 0);
-    // [MQTT-3.3.1-1]: bit 3 of the fixed header
-    if (packet_id > 0 && session.wire !== Wire.longwire) this.reactor.commands[at] |= 8;
-    this.reactor.end_deliver(end, this.#packet_id_at);
+  #enqueue(pending: Pending, once: Once | null): void {
+    const last = this.#segments.at(-1);
+    if (last !== undefined && last.once === once) last.publishes.push(pending);
+    else this.#segments.push({ once, publishes: [pending] });
   }
 
   #commit(): void {
-    const batch = this.#queue;
-    this.#queue = [];
+    const segments = this.#segments;
+    this.#segments = [];
+    // All calls of one synchronous turn are one transaction of the store.
+    const outcomes = segments.map((segment) => this.#append(segment));
+    if (this.#tail === null && !outcomes.some((outcome) => outcome instanceof Promise)) {
+      segments.forEach((segment, index) => this.#settle(segment, outcomes[index] as Outcome));
+      return;
+    }
+    const tail = this.#settle_all(segments, outcomes, this.#tail).finally(() => {
+      if (this.#tail === tail) this.#tail = null;
+    });
+    this.#tail = tail;
+  }
+
+  async #settle_all(
+    segments: readonly Segment[],
+    outcomes: readonly Soon<Outcome>[],
+    before: Promise<void> | null,
+  ): Promise<void> {
+    await before;
+    for (let index = 0; index < segments.length; index++) {
+      this.#settle(segments[index], await outcomes[index]);
+    }
+    this.end_turn();
+  }
+
+  #append({ once, publishes }: Segment): Soon<Outcome> {
     const messages: Message[] = [];
-    for (const pending of batch) if (pending.message.qos > 0) messages.push(pending.message);
+    for (const { message } of publishes) if (message.qos > 0) messages.push(message);
+    if (messages.length === 0) return { offset: 0, duplicate: false };
+    const failed = (error: unknown): Outcome => ({ error });
+    const first = (offset: number): Outcome => ({ offset, duplicate: false });
     try {
-      const first = messages.length > 0 ? this.store.append(messages) : 0;
-      if (typeof first === "number") return this.#settle(batch, first);
-      first.then(
-        (offset) => this.#settle(batch, offset),
-        (error) => this.#fail(batch, error),
-      ).finally(() => this.end_turn());
+      let answer: Soon<Outcome>;
+      if (once !== null) {
+        answer = this.store.append_once(once.scope, once.key, messages);
+        if (answer instanceof Promise) answer = answer.catch(failed);
+      } else {
+        const offset = this.store.append(messages);
+        answer = offset instanceof Promise ? offset.then(first, failed) : first(offset);
+      }
+      // What has to be durable together with the messages is written in the same turn.
+      for (const { origin, token } of publishes) origin.appending?.(token);
+      return answer;
     } catch (error) {
-      this.#fail(batch, error);
+      return failed(error);
     }
   }
 
-  #settle(batch: readonly Pending[], first: number): void {
-    let offset = first;
-    for (const { message, origin, token, from } of batch) {
+  #settle({ publishes }: Segment, outcome: Outcome): void {
+    if ("error" in outcome) return this.#fail(publishes, outcome.error);
+    let { offset } = outcome;
+    const { duplicate } = outcome;
+    for (const { message, origin, token, from } of publishes) {
       origin.appends_pending--;
       const place = message.qos > 0 ? offset++ : 0;
       if (message.retain && place === 0) this.#retain(message);
-      const audience = this.#dispatch(message, place, from);
-      if (place > 0) this.dispatched = place;
-      origin.published(token, place, audience);
+      const audience = duplicate && place > 0 ? 0 : this.fanout.dispatch(message, place, from);
+      if (place > this.dispatched) this.dispatched = place;
+      origin.published(token, place, audience, duplicate);
     }
   }
 
-  #fail(batch: readonly Pending[], error: unknown): void {
+  #fail(publishes: readonly Pending[], error: unknown): void {
     const code = error instanceof Refusal ? error.code : codes.store_unavailable;
-    for (const { message, origin, token, from } of batch) {
+    const detail = error instanceof Error ? error.message : code.meaning;
+    for (const { message, origin, token, from } of publishes) {
       origin.appends_pending--;
       // QoS 0 goes on when the disk does not.
-      if (message.qos === 0) origin.published(token, 0, this.#dispatch(message, 0, from));
-      else this.#refuse(origin, token, code, error instanceof Error ? error.message : code.meaning);
+      if (message.qos > 0) this.#refuse(origin, token, code, detail);
+      else origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
     }
   }
 
   #refuse(origin: PublishOrigin, token: number, code: Code, detail: string): void {
-    this.stats.refused.set(code, (this.stats.refused.get(code) ?? 0) + 1);
+    this.#count_refused(code);
     origin.refused(token, code, detail);
+  }
+
+  #count_refused(code: Code): void {
+    this.stats.refused.set(code, (this.stats.refused.get(code) ?? 0) + 1);
   }
 
   /** QoS 0 promises nothing, so nobody waits for its retained copy to be durable. */
@@ -219,127 +200,12 @@ export class Router {
     const done = this.store.retain(message);
     if (!(done instanceof Promise)) return;
     done.catch((error) => {
-      const code = error instanceof Refusal ? error.code : codes.store_unavailable;
-      this.stats.refused.set(code, (this.stats.refused.get(code) ?? 0) + 1);
+      this.#count_refused(error instanceof Refusal ? error.code : codes.store_unavailable);
     });
   }
-
-  /** Sends a message to everyone connected who matches; answers how many subscriptions that are. */
-  #dispatch(message: Message, offset: number, from: Session | null): number {
-    const matched = this.#tree.match(message.topic);
-    if (matched.length === 0) {
-      this.stats.unmatched++;
-      return 0;
-    }
-    let members = 0;
-    let count = 0;
-    for (const { variants } of matched) {
-      for (let at = 0; at < variants.length; at += 3) {
-        const form = form_of(variants[at], message);
-        let k = 0;
-        while (k < count && this.#forms[k] !== form) k++;
-        if (k === count) {
-          this.#forms[count++] = form;
-          (this.#lists[k] ??= []).length = 0;
-        }
-        this.#lists[k].push(variants[at + 1]);
-        members += variants[at + 2];
-      }
-    }
-    this.#stamp_next();
-    // Best QoS first: who matches several filters gets the message once, at the best
-    // [MQTT-3.3.5-1].
-    for (let qos: number = message.qos; qos >= 0; qos--) {
-      for (let k = 0; k < count; k++) {
-        const form = this.#forms[k];
-        if (form < 64 && (form >> 2 & 3) === qos) {
-          this.#send(form, this.#lists[k], message, offset, from);
-        }
-      }
-    }
-    // Those with Subscription Identifiers of their own get copies of their own [MQTT-3.3.4-4].
-    for (let k = 0; k < count; k++) {
-      if (this.#forms[k] < 64) continue;
-      this.#stamp_next();
-      this.#send(this.#forms[k], this.#lists[k], message, offset, from);
-    }
-    return members;
-  }
-
-  #stamp_next(): number {
-    return this.#stamp = this.#stamp % 0xffffffff + 1;
-  }
-
-  #send(
-    form: number,
-    audiences: readonly number[],
-    message: Message,
-    offset: number,
-    from: Session | null,
-  ): void {
-    const left_out = (form & 32) !== 0 && from !== null && from.conn !== offline ? from : null;
-    const qos = form >> 2 & 3;
-    const at = this.reactor.begin_publish(
-      {
-        seq: qos > 0 ? offset : 0,
-        stamp: this.#stamp,
-        key: message.key === "" ? 0 : hash(message.key),
-        qos,
-        except_conn: left_out?.conn ?? offline,
-        except_generation: left_out?.generation ?? 0,
-      },
-      audiences,
-      frame_bytes_max(form, message),
-    );
-    const end = this.#encode(at, form, message, offset, (form & 16) !== 0);
-    this.reactor.end_publish(end, this.#packet_id_at);
-  }
-
-  /** Encodes a message at `at` of the command buffer; answers the end, leaves #packet_id_at. */
-  #encode(at: number, form: number, message: Message, offset: number, retain: boolean): number {
-    const out = this.reactor.commands;
-    const qos = (form >> 2 & 3) as 0 | 1 | 2;
-    this.#packet_id_at = packet_id_none;
-    if ((form & 3) === Wire.longwire) {
-      return encode_message_into(out, at, message, offset, qos, retain);
-    }
-    const five = (form & 3) === Wire.mqtt5;
-    const left_ms = message.expires_ms === 0 ? 0 : message.expires_ms - this.now_ms();
-    const end = encode_publish_into(
-      out,
-      at,
-      five ? 5 : 4,
-      message.topic,
-      message.payload,
-      qos,
-      retain,
-      false,
-      0,
-      five ? message.properties : undefined,
-      message.expires_ms === 0 ? -1 : Math.max(0, Math.ceil(left_ms / 1000)),
-      five && form >= 64 ? [Math.floor(form / 64)] : undefined,
-    );
-    if (qos > 0) this.#packet_id_at = publish_packet_id_at(out, at);
-    return end;
-  }
-}
-
-function frame_bytes_max(form: number, message: Message): number {
-  return (form & 3) === Wire.longwire
-    ? message_bytes_max(message)
-    : publish_bytes_max(message.topic.length * 3, message.payload.length, message.properties, 1);
 }
 
 function payload_detail(message: Message): string {
   const { length } = message.payload;
   return `The payload has ${length} bytes; the limit is ${limits.payload_bytes_max}`;
-}
-
-/** FNV-1a over UTF-16 units, never 0: names a conflation key to the reactor. */
-function hash(key: string): number {
-  let value = 0x811c9dc5;
-  for (let index = 0; index < key.length; index++) {
-    value = Math.imul(value ^ key.charCodeAt(index), 0x01000193) >>> 0;
-  }
-  return value === 0 ? 1 : value;
 }

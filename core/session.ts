@@ -40,14 +40,20 @@ export interface PublishOrigin {
   /** Publishes of this origin that wait for the store: later ones queue behind them. Router's. */
   appends_pending: number;
   /** Stored at `offset` (0 = not stored, QoS 0) and sent to `audience` connected subscriptions. */
-  published(token: number, offset: number, audience: number): void;
+  published(token: number, offset: number, audience: number, duplicate: boolean): void;
   refused(token: number, code: Code, detail: string): void;
+  /**
+   * Called in the turn in which the message is handed to the store: both become durable together.
+   */
+  appending?(token: number): void;
 }
 
 /** How a protocol tells a device what became of its publishes. */
 export interface PublishAnswers {
   published(session: Session, token: number, offset: number, audience: number): void;
   refused(session: Session, token: number, code: Code, detail: string): void;
+  /** The publish is being stored: what its exchange needs to be durable is written now. */
+  appending?(session: Session, token: number): void;
 }
 
 /** Retained messages on their way to a session that subscribed. */
@@ -135,6 +141,10 @@ export class Session implements PublishOrigin {
 
   refused(token: number, code: Code, detail: string): void {
     this.answers.refused(this, token, code, detail);
+  }
+
+  appending(token: number): void {
+    this.answers.appending?.(this, token);
   }
 
   get connected(): boolean {

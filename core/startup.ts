@@ -14,38 +14,6 @@ export function thread_count_of(setting: Config["io_threads"], cores: number): n
   return setting === "auto" ? Math.max(1, cores - 1) : setting;
 }
 
-/** Descriptors that are not devices' connections: listeners, the store, HTTP, the runtime's own. */
-const descriptors_reserved = 256;
-/** Where the limit on descriptors cannot be read. */
-const connections_fallback = 10_000;
-/** The reactor makes a table of this many at start, so "unlimited" has to end somewhere. */
-const connections_auto_max = 1 << 20;
-
-/** @param process_limits text of /proc/self/limits; "" = it cannot be read */
-export function connections_max_of(
-  setting: Config["max_connections"],
-  process_limits: string,
-): number {
-  if (setting !== "auto") return setting;
-  const soft = /^Max open files\s+(\d+|unlimited)/m.exec(process_limits)?.[1];
-  if (soft === undefined) return connections_fallback;
-  const descriptors = soft === "unlimited" ? Infinity : Number(soft);
-  return Math.max(1, Math.min(descriptors - descriptors_reserved, connections_auto_max));
-}
-
-/** What the machine decides where the operator did not. */
-export interface Sizes {
-  readonly thread_count: number;
-  readonly connections_max: number;
-}
-
-export function sizes_of(config: Config, cores: number, process_limits: string): Sizes {
-  return {
-    thread_count: thread_count_of(config.io_threads, cores),
-    connections_max: connections_max_of(config.max_connections, process_limits),
-  };
-}
-
 /** @param os as in Deno.build.os */
 export function backend_of(setting: Config["backend"], os: string): "epoll" | "uring" | "kqueue" {
   if (setting !== "auto") return setting;
@@ -113,10 +81,12 @@ export function address_of(
 }
 
 /** How this service was started, for people. */
-export interface Started extends Sizes {
+export interface Started {
   readonly version: string;
   readonly duration_ms: number;
   readonly backend: string;
+  readonly thread_count: number;
+  readonly connections_max: number;
   readonly data: string;
   readonly listening: Listening;
   /** What runs Deno here: "deno" or "npx -y deno@2.9.2". */

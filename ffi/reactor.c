@@ -6,6 +6,8 @@
 #define _GNU_SOURCE
 #endif
 
+#include <sys/resource.h>
+
 #include "host.h"
 
 #if defined(LW_BACKEND_URING)
@@ -263,6 +265,20 @@ static int options_problem(const struct lw_options *o) {
   return (uint64_t)o->frame_bytes_max * 2 + 1024 > o->ring_bytes;
 }
 
+/* Descriptors that are not connections': listeners, the host's store and HTTP, its runtime's own. */
+#define DESCRIPTORS_RESERVED 256
+/* "Unlimited" has to end somewhere: memory is the bound then. */
+#define CONNECTIONS_AUTO_MAX (1u << 20)
+
+static uint32_t connections_possible(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024 - DESCRIPTORS_RESERVED;
+  if (limit.rlim_cur >= CONNECTIONS_AUTO_MAX + DESCRIPTORS_RESERVED) return CONNECTIONS_AUTO_MAX;
+  return limit.rlim_cur > DESCRIPTORS_RESERVED ? (uint32_t)limit.rlim_cur - DESCRIPTORS_RESERVED : 1;
+}
+
+uint32_t lw_connections_max(const struct lw_reactor *r) { return r->options.connections_max; }
+
 int lw_open(const struct lw_options *options, struct lw_reactor **out) {
   *out = NULL;
   if (options_problem(options)) return -EINVAL;
@@ -270,6 +286,7 @@ int lw_open(const struct lw_options *options, struct lw_reactor **out) {
   struct lw_reactor *r = calloc(1, sizeof *r);
   if (r == NULL) return error;
   r->options = *options;
+  if (options->connections_max == 0) r->options.connections_max = connections_possible();
   r->start_ms = monotonic_ms();
   r->host_wakeup = (struct wakeup){-1, -1};
   r->batches = calloc(options->thread_count, sizeof *r->batches);

@@ -196,7 +196,7 @@ struct lw_options {
   uint32_t abi_version; /* LW_ABI_VERSION */
   uint32_t size;        /* sizeof(struct lw_options) */
   uint32_t thread_count;
-  uint32_t connections_max;
+  uint32_t connections_max; /* 0 = as many as this process may have descriptors for */
   uint32_t ring_bytes;               /* power of two */
   uint32_t frame_bytes_max;
   uint32_t handshake_frame_bytes_max;
@@ -257,6 +257,9 @@ const char *lw_backend(void);
 
 /* Makes the reactor and starts its threads. Returns 0 or -errno. */
 int lw_open(const struct lw_options *options, struct lw_reactor **out);
+
+/* How many connections it holds: what lw_open was told, or found. */
+uint32_t lw_connections_max(const struct lw_reactor *reactor);
 
 /* Stops the threads, closes every connection at once, frees everything. lw_wait must have returned. */
 void lw_close(struct lw_reactor *reactor);

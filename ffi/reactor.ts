@@ -17,6 +17,7 @@ const symbols = {
   lw_layout: { parameters: ["buffer", "i32"], result: "i32" },
   lw_backend: { parameters: [], result: "pointer" },
   lw_open: { parameters: ["buffer", "buffer"], result: "i32" },
+  lw_connections_max: { parameters: ["pointer"], result: "u32" },
   lw_close: { parameters: ["pointer"], result: "void" },
   lw_listen: { parameters: ["pointer", "buffer"], result: "i32" },
   lw_unlisten: { parameters: ["pointer"], result: "void" },
@@ -103,6 +104,7 @@ export interface ReactorHandler {
 
 export interface ReactorOptions {
   readonly thread_count: number;
+  /** 0 = as many as this process may have descriptors for. */
   readonly connections_max: number;
   readonly ring_bytes: number;
   readonly frame_bytes_max: number;
@@ -157,6 +159,8 @@ const code_count = 64;
 /** What the rest of the service may ask of the reactor; tests/fake_reactor.ts is another. */
 export interface Reactor {
   readonly backend: string;
+  /** How many connections it holds at once. */
+  readonly connections_max: number;
   /** Bytes that waited in the fullest command queue at the last flush. */
   readonly pending_bytes: number;
   /** The turn's command buffer: `begin_*` answers where a frame goes, `end_*` how far it went. */
@@ -227,6 +231,7 @@ function check(call: string, result: number): number {
 
 class NativeReactor implements Reactor {
   readonly backend: string;
+  readonly connections_max: number;
   readonly commands = new Uint8Array(command_bytes_max);
   pending_bytes = 0;
 
@@ -251,6 +256,7 @@ class NativeReactor implements Reactor {
     const out = new BigUint64Array(1);
     check("lw_open", this.#call.lw_open(pack_options(options), out));
     this.#handle = Deno.UnsafePointer.create(out[0]);
+    this.connections_max = this.#call.lw_connections_max(this.#handle);
     const bytes = new Uint32Array(1);
     for (let thread = 0; thread < options.thread_count; thread++) {
       const pointer = this.#call.lw_ring(this.#handle, thread, bytes)!;

@@ -1,36 +1,41 @@
 /** The route table (method, path, handler) and the one function that HTTP requests go through. */
 import { codes } from "../core/codes.ts";
 import type { Call, Context } from "./context.ts";
+import { events } from "./events.ts";
+import { history } from "./history.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { refuse, refuse_error } from "./problem.ts";
 import { publish_json, publish_raw } from "./publish.ts";
 
 interface Route {
   readonly method: "GET" | "POST";
-  /** Ends in {name}: that and all that follows, slashes included, is Call.rest. */
+  /** {name} stands for one or more segments, slashes included: Call.rest. At most one. */
   readonly path: string;
   readonly handler: (call: Call, context: Context) => Response | Promise<Response>;
 }
 
 const routes: readonly Route[] = [
   { method: "POST", path: "/v1/topics/{topic}", handler: publish_raw },
+  { method: "GET", path: "/v1/topics/{topic}/messages", handler: history },
   { method: "POST", path: "/v1/publish", handler: publish_json },
+  { method: "GET", path: "/v1/events", handler: events },
   { method: "GET", path: "/healthz", handler: healthz },
   { method: "GET", path: "/readyz", handler: readyz },
   { method: "GET", path: "/metrics", handler: metrics },
 ];
 
 interface Compiled extends Route {
-  /** Fixed part of the path. */
+  /** Fixed parts of the path, before and after {name}. */
   readonly prefix: string;
+  readonly suffix: string;
   readonly has_rest: boolean;
 }
 
 const table: readonly Compiled[] = routes.map((route) => {
   const brace = route.path.indexOf("{");
-  return brace < 0
-    ? { ...route, prefix: route.path, has_rest: false }
-    : { ...route, prefix: route.path.slice(0, brace), has_rest: true };
+  if (brace < 0) return { ...route, prefix: route.path, suffix: "", has_rest: false };
+  const suffix = route.path.slice(route.path.indexOf("}") + 1);
+  return { ...route, prefix: route.path.slice(0, brace), suffix, has_rest: true };
 });
 
 const no_query = new URLSearchParams();
@@ -47,9 +52,9 @@ function split_url(url: string): { path: string; query: URLSearchParams } {
 }
 
 function matches(route: Compiled, path: string): boolean {
-  return route.has_rest
-    ? path.length > route.prefix.length && path.startsWith(route.prefix)
-    : path === route.prefix;
+  if (!route.has_rest) return path === route.prefix;
+  return path.length > route.prefix.length + route.suffix.length &&
+    path.startsWith(route.prefix) && path.endsWith(route.suffix);
 }
 
 /** Answers every request; nothing is thrown. */
@@ -66,7 +71,9 @@ export function make_handler(context: Context): (request: Request) => Promise<Re
     let rest = "";
     if (route.has_rest) {
       try {
-        rest = decodeURIComponent(path.slice(route.prefix.length));
+        rest = decodeURIComponent(
+          path.slice(route.prefix.length, path.length - route.suffix.length),
+        );
       } catch {
         return refuse(codes.query_invalid, "The path is not percent-encoded UTF-8");
       }

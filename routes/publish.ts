@@ -2,6 +2,7 @@
 import { type Code, codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
 import type { Message, Qos } from "../core/message.ts";
+import type { Once } from "../core/router.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import { parse_duration_ms, parse_flag, read_body } from "./body.ts";
@@ -15,6 +16,8 @@ interface Published {
   readonly offset: number;
   /** Subscriptions of connected devices that it was sent to. */
   readonly audience: number;
+  /** Present when the Idempotency-Key was known: the message was published before. */
+  readonly duplicate?: true;
 }
 
 /** Publishes of one request: in order, and answered when the last of them is. */
@@ -32,9 +35,10 @@ class Batch implements PublishOrigin {
     this.done = new Promise((resolve) => this.#finish = resolve);
   }
 
-  published(token: number, offset: number, audience: number): void {
+  published(token: number, offset: number, audience: number, duplicate: boolean): void {
     const id = offset === 0 ? null : `${this.epoch}:${offset}`;
-    this.#set(token, { id, epoch: this.epoch, offset, audience });
+    const result = { id, epoch: this.epoch, offset, audience };
+    this.#set(token, duplicate && offset > 0 ? { ...result, duplicate } : result);
   }
 
   refused(token: number, code: Code, detail: string): void {
@@ -59,6 +63,17 @@ function parse_qos(value: unknown): Qos {
   const qos = typeof value === "string" ? Number(value || NaN) : value;
   if (qos === 0 || qos === 1 || qos === 2) return qos;
   throw new Refusal(codes.query_invalid, "qos must be 0, 1 or 2");
+}
+
+/** Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): null = none. */
+function once_of(request: Request): Once | null {
+  const key = request.headers.get("idempotency-key");
+  if (key === null) return null;
+  if (key === "" || key.length > limits.idempotency_key_max) {
+    const detail = `Idempotency-Key must have 1 to ${limits.idempotency_key_max} characters`;
+    throw new Refusal(codes.query_invalid, detail);
+  }
+  return { scope: "", key };
 }
 
 function message_of(
@@ -86,6 +101,12 @@ function message_of(
   return content_type === null ? message : { ...message, properties: { content_type } };
 }
 
+/** What curl and forms send unasked says nothing about the payload. */
+function content_type_of(request: Request): string | null {
+  const content_type = request.headers.get("content-type");
+  return content_type === "application/x-www-form-urlencoded" ? null : content_type;
+}
+
 /** POST /v1/topics/{topic}: the body is the payload, as it is. */
 export async function publish_raw(call: Call, context: Context): Promise<Response> {
   const topic = check_topic(call.rest);
@@ -101,10 +122,16 @@ export async function publish_raw(call: Call, context: Context): Promise<Respons
     retain,
     ttl_ms,
     key: query.get("key") ?? "",
-    content_type: call.request.headers.get("content-type"),
+    content_type: content_type_of(call.request),
     now_ms: context.now_ms(),
   };
-  context.router.publish(message_of(topic, payload, options), batch, 0, null);
+  context.router.publish(
+    message_of(topic, payload, options),
+    batch,
+    0,
+    null,
+    once_of(call.request),
+  );
   await batch.done;
   if (batch.refusal !== null) throw batch.refusal;
   return Response.json(batch.results[0]);
@@ -193,9 +220,10 @@ export async function publish_json(call: Call, context: Context): Promise<Respon
   if (items.length === 0) return Response.json([]);
   const batch = new Batch(context.store.epoch, items.length);
   const now_ms = context.now_ms();
+  const once = once_of(call.request);
   for (let index = 0; index < items.length; index++) {
     try {
-      context.router.publish(parse_item(items[index], now_ms), batch, index, null);
+      context.router.publish(parse_item(items[index], now_ms), batch, index, null, once);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       batch.refused(index, error.code, error.message);

@@ -1,6 +1,6 @@
 /**
- * What `longwire doctor` looks for in a database: damage that SQLite finds, and what must hold beyond it.
- * Reads only; may run while the service does.
+ * What `longwire doctor` looks for in a database: damage that SQLite finds, and what must hold
+ * beyond it. Reads only; may run while the service does.
  */
 import { type Database, migrations, type Row, schema_version } from "./schema.ts";
 

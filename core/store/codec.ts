@@ -1,7 +1,7 @@
 /**
- * Bytes between the service and its database workers: batches of writes one way, pages the other. One
- * buffer that changes hands costs a tenth of cloning the objects. Both ends are this program, so nothing
- * is versioned or checked here; what rests on disk is in schema.ts.
+ * Bytes between the service and its database workers: batches of writes one way, pages the other.
+ * One buffer that changes hands costs a tenth of cloning the objects. Both ends are this program,
+ * so nothing is versioned or checked here; what rests on disk is in schema.ts.
  *
  * Little-endian. A text is a u32 of UTF-8 bytes and those bytes.
  */
@@ -136,7 +136,9 @@ export class ByteReader {
     this.at += length;
     if (length === this.#text_length) {
       let index = 0;
-      while (index < length && this.source[start + index] === this.source[this.#text_start + index]) {
+      while (
+        index < length && this.source[start + index] === this.source[this.#text_start + index]
+      ) {
         index++;
       }
       if (index === length) return this.#text;

@@ -1,4 +1,7 @@
-/** The data directory: made, locked against a second process, and what is wrong with it in one sentence. */
+/**
+ * The data directory: made, locked against a second process, and what is wrong with it in one
+ * sentence.
+ */
 
 export const database_file = "longwire.db";
 const lock_file = "longwire.lock";
@@ -10,8 +13,8 @@ export class StoreOpenError extends Error {
 }
 
 /**
- * Makes the directory where there is none and locks it until the answered file is closed or the process
- * ends, however it ends. Throws StoreOpenError.
+ * Makes the directory where there is none and locks it until the answered file is closed or the
+ * process ends, however it ends. Throws StoreOpenError.
  */
 export function lock_data(data: string): Deno.FsFile {
   let file: Deno.FsFile | undefined;

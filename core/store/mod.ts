@@ -14,8 +14,8 @@
  * Durability. When a write answers, it survives what the implementation promises:
  *   memory                       nothing
  *   SQLite, synchronous=full     the process killed at any instant, and the machine losing power
- *   SQLite, synchronous=normal   the process killed at any instant; a power loss may take the last moments
- *                                with it (never the order), and then the log gets a new epoch
+ *   SQLite, synchronous=normal   the process killed at any instant; a power loss may take the last
+ *                                moments with it (never the order), and then the epoch changes
  *
  * Visibility. A read sees every write that was answered before it was asked, and of later ones a
  * prefix. A page that comes at once (no promise) and has `next === head` leaves out nothing that
@@ -161,7 +161,10 @@ export interface Store {
   retain(message: Message): Soon<void>;
   /** Writes a whole session, new or not. */
   put_session(session: StoredSession): Soon<void>;
-  /** Moves the cursor of a session that exists; nothing happens to one that does not. */
+  /**
+   * Moves the cursor of a session that exists; nothing happens to one that does not. It may be
+   * written in a later transaction than the rest of its turn, and of several only the last is.
+   */
   put_cursor(id: string, cursor: number): Soon<void>;
   delete_session(id: string): Soon<void>;
   /** All sessions, once, at start, expired ones too. Writes meanwhile may or may not be seen. */

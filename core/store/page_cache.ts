@@ -1,7 +1,8 @@
 /**
- * Pages of the log that were read lately, for the next session with the same filters: a fleet that returns
- * reads the same pages. A cursor within a page gets the rest of it, so sessions that left at different
- * times soon read in step. Pages never change; what they hold may be gone from the log for `ttl_ms`.
+ * Pages of the log that were read lately, for the next session with the same filters: a fleet that
+ * returns reads the same pages. A cursor within a page gets the rest of it, so sessions that left
+ * at different times soon read in step. Pages never change; what they hold may be gone from the log
+ * for `ttl_ms`.
  */
 import { limits } from "../limits.ts";
 import type { Page } from "./mod.ts";

@@ -25,10 +25,10 @@ export interface Migration {
 }
 
 /**
- * Version 1. `log` is in offset order, its index in (topic, offset) order: the rowid ends every index
- * entry. The newest row of the log is never deleted, so its offset is the head. `trimmed` is the newest
- * offset of the topic that retention removed (0 = none): where it is above a cursor, there is a gap.
- * Topic ids are never used twice (AUTOINCREMENT), for readers remember them.
+ * Version 1. `log` is in offset order, its index in (topic, offset) order: the rowid ends every
+ * index entry. The newest row of the log is never deleted, so its offset is the head. `trimmed` is
+ * the newest offset of the topic that retention removed (0 = none): where it is above a cursor,
+ * there is a gap. Topic ids are never used twice (AUTOINCREMENT), for readers remember them.
  */
 const version_1 = `
   CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
@@ -91,8 +91,8 @@ export function schema_version(db: Database): number {
 }
 
 /**
- * Brings a database to the newest version, one transaction per version. Throws when the database is of a
- * version that this program does not know.
+ * Brings a database to the newest version, one transaction per version. Throws when the database is
+ * of a version that this program does not know.
  */
 export function migrate(db: Database, list = migrations): void {
   const found = schema_version(db);

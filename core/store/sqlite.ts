@@ -1,21 +1,29 @@
 /**
- * The durable store of one machine: SQLite in a data directory, behind two workers, so that no commit
- * and no replay ever blocks the event loop. Writes of a turn, and those that arrive while a commit is
- * under way, are one transaction. The newest messages and the pages read last are read at once, here.
+ * The durable store of one machine: SQLite in a data directory, behind two workers, so that no
+ * commit and no replay ever blocks the event loop. The newest messages and the pages read last are
+ * kept here and read at once; the database has every message, so memory is bounded and nothing
+ * depends on it.
  */
 import { codes, Refusal } from "../codes.ts";
 import { limits } from "../limits.ts";
-import type { Message } from "../message.ts";
+import type { Message, StoredMessage } from "../message.ts";
 import {
   ByteReader,
-  ByteWriter,
+  type ByteWriter,
   Op,
   read_session,
   read_stored,
   write_message,
   write_session,
 } from "./codec.ts";
-import { boot_id, database_file, database_in, lock_data, open_error } from "./data_directory.ts";
+import {
+  boot_id,
+  database_file,
+  database_in,
+  lock_data,
+  open_error,
+  problem,
+} from "./data_directory.ts";
 import {
   type Appended,
   type Page,
@@ -30,7 +38,8 @@ import {
 import { PageCache } from "./page_cache.ts";
 import type { Answer, Request, WriterSettings } from "./sqlite_worker.ts";
 import { stored, Window } from "./window.ts";
-import { type Removed, retry_after_ms, WorkerLink } from "./worker_link.ts";
+import { type Removed, WorkerLink } from "./worker_link.ts";
+import { WriteQueue } from "./write_queue.ts";
 
 export interface SqliteOptions {
   /** What an answered write survives: see mod.ts. */
@@ -45,82 +54,39 @@ export interface SqliteOptions {
   readonly queue_bytes_max?: number;
 }
 
-/** A batch with this many bytes follows the one under way at once: the writer need not wait for us. */
-const pipelined_bytes = 64 << 10;
-/** A batch takes no further turn past these: bounds how long its commit and its answers take. */
-const batch_messages = 2048;
-const batch_bytes = 1 << 20;
-const batch_buffer_bytes = 16 << 10;
-/** Buffers that came back and are kept, and the largest that is. */
-const spare_buffers_max = 4;
-const spare_bytes_max = 2 << 20;
-/** How long after its death the writer or reader is made again. */
+/** How long after its death a worker is made again. */
 const restart_ms = 100;
-
-/** An append that waits for its commit. */
-interface Call {
-  readonly messages: readonly Message[];
-  readonly once: boolean;
-  resolve(offset: number, duplicate: boolean): void;
-  reject(error: Refusal): void;
-}
-
-/** The writes of one transaction. */
-class Batch {
-  readonly calls: Call[] = [];
-  /** Newest cursor by session; written last, for an acknowledgement often follows another. */
-  readonly cursors = new Map<string, number>();
-  readonly done = Promise.withResolvers<void>();
-  messages = 0;
-  bytes = 0;
-
-  constructor(readonly out: ByteWriter) {
-    // Whoever awaits it hears of a failure; that nobody does is no error.
-    this.done.promise.catch(() => {});
-  }
-}
 
 export class SqliteStore implements Store {
   #epoch = "";
   #first = 1;
   readonly #window: Window;
   readonly #pages = new PageCache();
-  readonly #queue_bytes_max: number;
-  #writer: WorkerLink;
-  #reader: WorkerLink;
-  /** Takes the writes of this turn; those before it in `#sealed` take no more. */
-  #pending: Batch | undefined;
-  readonly #sealed: Batch[] = [];
-  #posting = false;
-  #queue_bytes = 0;
-  readonly #spare: Uint8Array<ArrayBuffer>[] = [];
+  readonly #queue: WriteQueue;
+  #writer: WorkerLink | undefined;
+  #reader: WorkerLink | undefined;
   /** Reads under way, so that equal ones share an answer. */
   readonly #reads = new Map<string, Promise<Page>>();
+  /** False = there is no retained message, and nobody need be asked. */
   #any_retained = true;
-  /** Why writes are refused without being tried: "" = they are not. */
-  #closed = "";
-  #failing: StoreStats["failing"] = "";
+  #closed = false;
   #appended = 0;
-  #commits = 0;
-  #commits_failed = 0;
   #reads_hit = 0;
   #reads_missed = 0;
   #trimmed = 0;
   #expired = 0;
 
   private constructor(
-    readonly path: string,
     readonly lock: Deno.FsFile,
     readonly settings: WriterSettings,
     options: SqliteOptions,
   ) {
-    this.#window = new Window(
-      settings.tail_messages_max,
-      options.tail_bytes_max ?? limits.tail_bytes_max,
+    const bytes_max = options.tail_bytes_max ?? limits.tail_bytes_max;
+    this.#window = new Window(settings.tail_messages_max, bytes_max);
+    this.#queue = new WriteQueue(
+      (messages, offset) => this.#stored(messages, offset),
+      options.queue_bytes_max ?? limits.store_queue_bytes_max,
     );
-    this.#queue_bytes_max = options.queue_bytes_max ?? limits.store_queue_bytes_max;
-    this.#writer = this.#new_writer();
-    this.#reader = this.#new_reader();
   }
 
   /** Opens, or creates, the store in a data directory; throws StoreOpenError. */
@@ -136,9 +102,10 @@ export class SqliteStore implements Store {
       boot_id: boot_id(),
       epoch: "",
     };
-    const store = new SqliteStore(settings.path, lock, settings, options);
+    const store = new SqliteStore(lock, settings, options);
     try {
-      await store.#open();
+      await store.#open_writer();
+      await store.#open_reader();
       return store;
     } catch (error) {
       store.#end("The store was not opened");
@@ -159,28 +126,11 @@ export class SqliteStore implements Store {
   }
 
   append(messages: readonly Message[]): Promise<number> {
-    const batch = this.#batch();
-    batch.out.u8(Op.append);
-    this.#write_messages(batch, messages);
-    return new Promise((resolve, reject) => {
-      batch.calls.push({ messages, once: false, resolve, reject });
-    });
+    return this.#queue.append(messages);
   }
 
   append_once(scope: string, key: string, messages: readonly Message[]): Promise<Appended> {
-    const batch = this.#batch();
-    batch.out.u8(Op.append_once);
-    batch.out.text(scope);
-    batch.out.text(key);
-    this.#write_messages(batch, messages);
-    return new Promise((resolve, reject) => {
-      batch.calls.push({
-        messages,
-        once: true,
-        resolve: (offset, duplicate) => resolve({ offset, duplicate }),
-        reject,
-      });
-    });
+    return this.#queue.append_once(scope, key, messages);
   }
 
   read(filters: readonly string[], after: number, limit: number): Soon<Page> {
@@ -212,33 +162,29 @@ export class SqliteStore implements Store {
   }
 
   retain(message: Message): Promise<void> {
-    const batch = this.#batch();
-    batch.out.u8(Op.retain);
-    write_message(batch.out, message);
     this.#any_retained = true;
-    return batch.done.promise;
+    return this.#queue.write((out) => {
+      out.u8(Op.retain);
+      write_message(out, message);
+    });
   }
 
   put_session(session: StoredSession): Promise<void> {
-    const batch = this.#batch();
-    batch.cursors.delete(session.id);
-    batch.out.u8(Op.put_session);
-    write_session(batch.out, session);
-    return batch.done.promise;
+    return this.#queue.write((out) => {
+      out.u8(Op.put_session);
+      write_session(out, session);
+    }, session.id);
   }
 
   put_cursor(id: string, cursor: number): Promise<void> {
-    const batch = this.#batch();
-    batch.cursors.set(id, cursor);
-    return batch.done.promise;
+    return this.#queue.put_cursor(id, cursor);
   }
 
   delete_session(id: string): Promise<void> {
-    const batch = this.#batch();
-    batch.cursors.delete(id);
-    batch.out.u8(Op.delete_session);
-    batch.out.text(id);
-    return batch.done.promise;
+    return this.#queue.write((out: ByteWriter) => {
+      out.u8(Op.delete_session);
+      out.text(id);
+    }, id);
   }
 
   async *sessions(): AsyncGenerator<StoredSession> {
@@ -250,7 +196,7 @@ export class SqliteStore implements Store {
       while (!source.done) sessions.push(read_session(source));
       if (sessions.length === 0) return;
       answer = ask(sessions.at(-1)!.id);
-      // Whoever stops early never hears how the next page went.
+      // Whoever stops early does not hear how the next page went.
       answer.catch(() => {});
       yield* sessions;
     }
@@ -258,11 +204,11 @@ export class SqliteStore implements Store {
 
   stats(): StoreStats {
     return {
-      failing: this.#failing,
+      failing: this.#queue.failing,
       appended: this.#appended,
-      commits: this.#commits,
-      commits_failed: this.#commits_failed,
-      queue_bytes: this.#queue_bytes,
+      commits: this.#queue.commits,
+      commits_failed: this.#queue.commits_failed,
+      queue_bytes: this.#queue.bytes,
       reads_hit: this.#reads_hit,
       reads_missed: this.#reads_missed,
       trimmed: this.#trimmed,
@@ -271,17 +217,162 @@ export class SqliteStore implements Store {
   }
 
   async close(): Promise<void> {
-    this.#closed = "The store is closed";
-    this.#post();
-    while (this.#pending !== undefined || this.#sealed.length > 0 || this.#writer.waiting > 0) {
-      const last = this.#pending ?? this.#sealed.at(-1) ?? this.#posted.at(-1)!;
-      await last.done.promise.catch(() => {});
-    }
+    this.#closed = true;
+    await this.#queue.close("The store is closed");
     try {
-      await this.#reader.ask({ kind: "close" });
-      await this.#writer.ask({ kind: "close" });
+      // The reader first: the last connection to close is the one that may tidy up.
+      await this.#reader?.ask({ kind: "close" });
+      await this.#writer?.ask({ kind: "close" });
     } finally {
       this.#end("The store is closed");
     }
+  }
+
+  #end(why: string): void {
+    this.#closed = true;
+    this.#writer?.end(why);
+    this.#reader?.end(why);
+    this.#queue.lose_writer(why);
+    this.lock.close();
+  }
+
+  async #open_writer(): Promise<void> {
+    const died = () => {
+      this.#queue.lose_writer("The writer of the store died and is being started again");
+      this.#again(() => this.#open_writer());
+    };
+    const writer = new WorkerLink("store writer", died, (removed) => this.#removed(removed));
+    this.#writer = writer;
+    const settings = { ...this.settings, epoch: this.#epoch };
+    const opened = await writer.ask({ kind: "open_writer", settings });
+    if (opened.kind !== "opened") throw problem_of(opened);
+    this.#epoch = opened.epoch;
+    this.#first = opened.first;
+    // After a death the log may hold what was never answered.
+    if (opened.head !== this.head) this.#window.reset(opened.head);
+    this.#any_retained ||= opened.retained;
+    this.#queue.set_writer(writer);
+  }
+
+  async #open_reader(): Promise<void> {
+    const reader = new WorkerLink("store reader", () => this.#again(() => this.#open_reader()));
+    this.#reader = reader;
+    const answer = await reader.ask({ kind: "open_reader", path: this.settings.path });
+    if (answer.kind !== "done") throw problem_of(answer);
+  }
+
+  #again(open: () => Promise<void>): void {
+    setTimeout(() => {
+      if (this.#closed) return;
+      open().catch(() => this.#again(open));
+    }, restart_ms);
+  }
+
+  #stored(messages: readonly Message[], offset: number): void {
+    // The database knows better: after a failure it may hold more than it could tell.
+    if (offset !== this.head + 1) this.#window.reset(offset - 1);
+    for (const message of messages) {
+      this.#window.push(stored(message, this.head + 1));
+      if (message.retain) this.#any_retained = true;
+    }
+    this.#appended += messages.length;
+  }
+
+  #removed({ first, trimmed, expired, topics }: Removed): void {
+    this.#first = first;
+    this.#trimmed += trimmed;
+    this.#expired += expired;
+    for (const [topic, upto] of topics) this.#window.trim_topic(topic, upto);
+    this.#window.trim_before(first);
+  }
+
+  async #read(
+    filters: readonly string[],
+    after: number,
+    limit: number,
+    name: string,
+  ): Promise<Page> {
+    const source = await this.#ask_reader({ kind: "read", filters, after, limit, upto: this.head });
+    const messages = read_messages(source);
+    const page = { messages, next: source.f64(), gap: source.u8() === 1 };
+    this.#pages.put(name, after, page, Date.now());
+    return page;
+  }
+
+  async #retained(filter: string, after: string): Promise<RetainedPage> {
+    const source = await this.#ask_reader({ kind: "retained", filter, after });
+    const messages = read_messages(source);
+    return { messages, next: source.text() };
+  }
+
+  async #ask_reader(request: Request): Promise<ByteReader> {
+    if (this.#reader === undefined || this.#closed) {
+      throw new Refusal(codes.store_unavailable, "The store is closed");
+    }
+    const answer = await this.#reader.ask(request);
+    if (answer.kind !== "page") throw problem_of(answer);
+    return new ByteReader(answer.bytes);
+  }
+}
+
+function read_messages(source: ByteReader): StoredMessage[] {
+  const messages: StoredMessage[] = [];
+  for (let left = source.u32(); left > 0; left--) messages.push(read_stored(source));
+  return messages;
+}
+
+function problem_of(answer: Answer): Refusal {
+  if (answer.kind !== "failed") throw new Error(`store: ${answer.kind} is no answer to this`);
+  return new Refusal(codes[answer.code], answer.detail);
+}
+
+/**
+ * Copies the database of a data directory into a new file, one consistent moment of it, while the
+ * service may run. Put into another directory as longwire.db it is a data directory, with an epoch
+ * of its own. Throws StoreOpenError, or an Error that names the target.
+ */
+export async function back_up_store(data: string, target: string): Promise<void> {
+  const path = database_in(data);
+  const partial = `${target}.partial`;
+  let made = false;
+  try {
+    // Made first, so that a target that exists or cannot be written is known at once.
+    Deno.openSync(target, { write: true, createNew: true }).close();
+    made = true;
+    const answer = await ask_once({ kind: "backup", path, target: partial });
+    if (answer.kind === "failed") throw new Error(answer.detail);
+    using file = Deno.openSync(partial, { read: true, write: true });
+    file.syncSync();
+    Deno.renameSync(partial, target);
+  } catch (error) {
+    if (made) { for (const name of [target, partial]) remove_if_there(name); }
+    const exists = error instanceof Deno.errors.AlreadyExists;
+    const why = exists ? "it exists already" : problem(error);
+    throw new Error(`Cannot write backup ${target}: ${why}`, { cause: error });
+  }
+}
+
+function remove_if_there(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch { /* it was not */ }
+}
+
+/**
+ * What is wrong with the database of a data directory, one sentence each; none = sound. The service
+ * may run meanwhile. Throws StoreOpenError when there is nothing to look at.
+ */
+export async function check_store(data: string): Promise<readonly string[]> {
+  const answer = await ask_once({ kind: "check", path: database_in(data) });
+  if (answer.kind === "checked") return answer.findings;
+  throw open_error(data, problem_of(answer));
+}
+
+async function ask_once(request: Request): Promise<Answer> {
+  const link = new WorkerLink("store task", () => {});
+  try {
+    return await link.ask(request);
+  } finally {
+    link.end("The task is done");
   }
 }

@@ -1,7 +1,8 @@
 /**
- * The reading half of the SQLite store, inside a worker of its own, so that replay never delays a commit.
- * Every read is bounded in rows, bytes and time, and sees one snapshot. An exact filter is an index range;
- * wildcards become the topics that match and their ranges, or a scan where that is cheaper.
+ * The reading half of the SQLite store, inside a worker of its own, so that replay never delays a
+ * commit. Every read is bounded in rows, bytes and time, and sees one snapshot. An exact filter is
+ * an index range; wildcards become the topics that match and their ranges, or a scan where that is
+ * cheaper.
  */
 import { limits } from "../limits.ts";
 import { filter_matches, has_wildcard } from "../topic_tree.ts";
@@ -175,7 +176,11 @@ export class LogReader {
     return from;
   }
 
-  #scan(page: PageWriter, filters: readonly string[], { after, upto, limit, now_ms }: Span): number {
+  #scan(
+    page: PageWriter,
+    filters: readonly string[],
+    { after, upto, limit, now_ms }: Span,
+  ): number {
     const matches = new Map<number, boolean>();
     const found: number[] = [];
     let looked_at = 0;

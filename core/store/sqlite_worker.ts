@@ -1,12 +1,13 @@
 /**
- * The only file that touches node:sqlite, and it runs in workers alone: a writer, a reader, and one for the
- * time of a backup or a check. Each holds one connection to one longwire.db and answers messages.
+ * The only file that touches node:sqlite, and it runs in workers alone: a writer, a reader, and one
+ * for the time of a backup or a check. Each holds one connection to one longwire.db and answers
+ * messages.
  */
-import { DatabaseSync, backup } from "node:sqlite";
+import { backup, DatabaseSync } from "node:sqlite";
 import type { CodeName } from "../codes.ts";
 import type { RetentionRule } from "./mod.ts";
 import { check_database } from "./check.ts";
-import { type Database, migrate, schema_version } from "./schema.ts";
+import { type Database, migrate } from "./schema.ts";
 import { LogReader } from "./sqlite_reader.ts";
 import { LogWriter, type Removed } from "./sqlite_writer.ts";
 
@@ -21,6 +22,10 @@ export interface WriterSettings {
   readonly database_bytes_max: number;
   /** Names this boot of the machine; "" = not known. */
   readonly boot_id: string;
+  /**
+   * The epoch that must be found, when the log was open before in this process; "" = whatever is.
+   */
+  readonly epoch: string;
 }
 
 export type Request =
@@ -42,7 +47,14 @@ export type Request =
 
 /** Every request has one answer, in the order of requests; `removed` comes unasked. */
 export type Answer =
-  | { readonly kind: "opened"; readonly epoch: string; readonly head: number; readonly first: number }
+  | {
+    readonly kind: "opened";
+    readonly epoch: string;
+    readonly head: number;
+    readonly first: number;
+    /** Whether there are retained messages. */
+    readonly retained: boolean;
+  }
   | {
     readonly kind: "applied";
     readonly first: number;
@@ -83,10 +95,12 @@ class WriterRole implements Role {
   /** The life that was opened first: a connection that is made again must find the same. */
   #epoch = "";
   #head = 0;
-  #timer = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   #busy_steps = 0;
 
-  constructor(readonly settings: WriterSettings) {}
+  constructor(readonly settings: WriterSettings) {
+    this.#epoch = settings.epoch;
+  }
 
   answer(request: Request): Answer {
     switch (request.kind) {
@@ -124,7 +138,8 @@ class WriterRole implements Role {
     }
     this.#log = log;
     this.#maintain_after(0);
-    return { kind: "opened", epoch: this.#epoch, head: log.head, first: log.first };
+    const retained = db.prepare("SELECT 1 FROM retained LIMIT 1").get() !== undefined;
+    return { kind: "opened", epoch: this.#epoch, head: log.head, first: log.first, retained };
   }
 
   #apply(bytes: Uint8Array<ArrayBuffer>): Answer {
@@ -197,8 +212,9 @@ class WriterRole implements Role {
 }
 
 /**
- * The epoch of the log. With synchronous=normal a power loss may have taken the newest messages with it, and
- * their offsets will be given to others: then this is another log, and needs another name.
+ * The epoch of the log. With synchronous=normal a power loss may have taken the newest messages
+ * with it, and their offsets will be given to others: then this is another log, and needs another
+ * name.
  */
 function begin_life(db: DatabaseSync, { synchronous, boot_id }: WriterSettings): string {
   const meta = new Map<string, unknown>();
@@ -253,7 +269,9 @@ class ReaderRole implements Role {
   }
 }
 
-/** Copies one snapshot while the writer goes on. The copy is a log of its own, so it gets an epoch. */
+/**
+ * Copies one snapshot while the writer goes on. The copy is a log of its own, so it gets an epoch.
+ */
 async function back_up(path: string, target: string): Promise<Answer> {
   const source = new DatabaseSync(path, { readOnly: true });
   try {

@@ -1,6 +1,7 @@
 /**
- * The writing half of the SQLite store, inside its worker: applies batches, each wholly or not at all, and
- * between them keeps the log within its bounds in steps of about a millisecond. Nothing else writes.
+ * The writing half of the SQLite store, inside its worker: applies batches, each wholly or not at
+ * all, and between them keeps the log within its bounds in steps of about a millisecond. Nothing
+ * else writes.
  */
 import { filter_matches } from "../topic_tree.ts";
 import { ByteReader, type MessageRow, Op, read_message_row, read_session_row } from "./codec.ts";
@@ -19,7 +20,9 @@ const sweep_pause_ms = 60_000;
 export interface WriterOptions {
   readonly retention: readonly RetentionRule[];
   readonly idempotency_ttl_ms: number;
-  /** Trimmed topics are reported by name when they may be within this many of the newest messages. */
+  /**
+   * Trimmed topics are reported by name when they may be within this many of the newest messages.
+   */
   readonly tail_messages_max: number;
 }
 
@@ -132,7 +135,9 @@ export class LogWriter {
   #count_end = 0;
   /** Newest offset that retention removed anywhere. */
   #trimmed_max: number;
-  /** Sweep of topics without messages: where it is, what it found, whether there is cause for one. */
+  /**
+   * Sweep of topics without messages: where it is, what it found, whether there is cause for one.
+   */
   #sweep_at = 0;
   #sweep_empty = 0;
   #sweep_purges = false;
@@ -163,7 +168,9 @@ export class LogWriter {
     } catch (error) {
       this.#roll_back();
       this.head = first - 1;
-      counts.forEach(([count, bytes], index) => Object.assign(this.#rules[index]!, { count, bytes }));
+      counts.forEach(([count, bytes], index) =>
+        Object.assign(this.#rules[index]!, { count, bytes })
+      );
       throw error;
     }
     return { first, once };
@@ -463,8 +470,9 @@ export class LogWriter {
   }
 
   /**
-   * Walks the topics for those without messages. What is forgotten with them is how far they were trimmed,
-   * so as long as they are few they stay; past that, `forgotten` is a gap for everyone before it.
+   * Walks the topics for those without messages. What is forgotten with them is how far they were
+   * trimmed, so as long as they are few they stay; past that, `forgotten` is a gap for everyone
+   * before it.
    */
   #sweep(_removed: Removed): boolean {
     if (this.#sweep_at === 0) {

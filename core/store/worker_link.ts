@@ -1,6 +1,7 @@
 /**
- * One database worker and the requests that it has not answered. Answers come in the order of requests, so
- * none carries a number. A worker that dies fails them all, and its owner makes another.
+ * One database worker and the requests that it has not answered. Answers come in the order of
+ * requests, so none carries a number. A worker that dies fails them all, and its owner makes
+ * another.
  */
 import { codes, Refusal } from "../codes.ts";
 import type { Answer, Request } from "./sqlite_worker.ts";

@@ -1,6 +1,7 @@
 /**
- * Writes on their way to the database: those of one turn, and of the turns during a commit, become one
- * batch, and a batch is one transaction. Batches are answered in order, each call wholly or not at all.
+ * Writes on their way to the database: those of one turn, and of the turns during a commit, become
+ * one batch, and a batch is one transaction. Batches are answered in order, each call wholly or not
+ * at all.
  */
 import { codes, Refusal } from "../codes.ts";
 import type { Message } from "../message.ts";
@@ -14,6 +15,9 @@ const pipelined_bytes = 64 << 10;
 /** A batch takes no further turn past these: bounds how long its commit and its answers take. */
 const batch_messages = 2048;
 const batch_bytes = 1 << 20;
+/** Cursors that one batch takes along: a flush of a million must not hold up appends. */
+const batch_cursors = 4096;
+const cursor_overhead_bytes = 64;
 const batch_buffer_bytes = 16 << 10;
 /** Buffers that came back and are kept, and the largest that is. */
 const spare_buffers_max = 4;
@@ -29,13 +33,24 @@ interface Call {
 
 class Batch {
   readonly calls: Call[] = [];
-  /** Newest cursor by session; written last, for an acknowledgement often follows another. */
-  readonly cursors = new Map<string, number>();
+  /** Cursors that are written with it, after all else. */
+  cursors: Cursors | undefined;
   readonly done = Promise.withResolvers<void>();
   messages = 0;
 
   constructor(readonly out: ByteWriter) {
     // Whoever awaits it hears of a failure; that nobody does is no error.
+    this.done.promise.catch(() => {});
+  }
+}
+
+/** Newest cursor by session: of many acknowledgements only the last is written. */
+class Cursors {
+  readonly by_id = new Map<string, number>();
+  bytes = 0;
+  readonly done = Promise.withResolvers<void>();
+
+  constructor() {
     this.done.promise.catch(() => {});
   }
 }
@@ -52,6 +67,8 @@ export class WriteQueue {
   /** Takes the writes of this turn; those in `#sealed` are older and take no more. */
   #pending: Batch | undefined;
   readonly #sealed: Batch[] = [];
+  /** Cursors in no batch yet. */
+  readonly #cursors: Cursors[] = [];
   #last: Batch | undefined;
   #scheduled = false;
   #bytes = 0;
@@ -75,11 +92,26 @@ export class WriteQueue {
     this.#writer = writer;
   }
 
-  /** From now on writes are refused; what was handed over is still written where a writer is there. */
-  refuse(absent: string, writer_lost: boolean): void {
-    this.#absent = absent;
-    if (!writer_lost) this.#post();
+  /**
+   * The writer is gone, and what it was to write with it; refuses writes until there is another.
+   */
+  lose_writer(why: string): void {
+    this.#absent = why;
     this.#writer = undefined;
+    this.#seal_all();
+    for (const batch of this.#sealed.splice(0)) this.#fail(batch, unavailable(why));
+  }
+
+  /** Hands over what is left and refuses writes; answers when all are answered. */
+  async close(why: string): Promise<void> {
+    this.#absent = why;
+    const writer = this.#writer;
+    this.#writer = undefined;
+    this.#seal_all();
+    if (writer !== undefined) {
+      for (const batch of this.#sealed.splice(0)) this.#send(writer, batch);
+    }
+    await this.#last?.done.promise.catch(() => {});
   }
 
   append(messages: readonly Message[]): Promise<number> {
@@ -106,54 +138,58 @@ export class WriteQueue {
   /** One operation on a session; `id` only where it overrules a cursor that was put before. */
   write(write: (out: ByteWriter) => void, id?: string): Promise<void> {
     const batch = this.#batch();
-    if (id !== undefined) batch.cursors.delete(id);
+    if (id !== undefined) { for (const cursors of this.#cursors) cursors.by_id.delete(id); }
     write(batch.out);
     return batch.done.promise;
   }
 
   put_cursor(id: string, cursor: number): Promise<void> {
-    const batch = this.#batch();
-    batch.cursors.set(id, cursor);
-    return batch.done.promise;
-  }
-
-  /** Answers when everything that was handed over has been answered. */
-  async drain(): Promise<void> {
-    while (this.#last !== undefined) {
-      const last = this.#last;
-      await last.done.promise.catch(() => {});
-      if (this.#last === last) this.#last = undefined;
+    this.#assert_open();
+    let newest = this.#cursors.at(-1);
+    if (newest === undefined || newest.by_id.size >= batch_cursors) {
+      this.#cursors.push(newest = new Cursors());
     }
+    const bytes = newest.by_id.has(id) ? 0 : id.length + cursor_overhead_bytes;
+    newest.by_id.set(id, cursor);
+    newest.bytes += bytes;
+    this.#bytes += bytes;
+    this.#schedule();
+    return newest.done.promise;
   }
 
   /** The batch of this turn. */
   #batch(): Batch {
-    if (this.#writer === undefined || this.bytes >= this.bytes_max) {
-      const why = this.#writer === undefined
-        ? this.#absent
-        : `${this.bytes} bytes wait for the disk; the limit is ${this.bytes_max}`;
-      throw new Refusal(codes.store_unavailable, why, retry_after_ms);
-    }
-    if (this.#pending === undefined) {
-      const buffer = this.#spare.pop() ?? new Uint8Array(batch_buffer_bytes);
-      this.#pending = this.#last = new Batch(new ByteWriter(buffer));
-    }
-    if (!this.#scheduled) {
-      this.#scheduled = true;
-      queueMicrotask(() => {
-        this.#scheduled = false;
-        this.#post();
-      });
-    }
-    return this.#pending;
+    this.#assert_open();
+    this.#schedule();
+    return this.#pending ?? this.#new_batch();
+  }
+
+  #new_batch(): Batch {
+    const buffer = this.#spare.pop() ?? new Uint8Array(batch_buffer_bytes);
+    return this.#pending = this.#last = new Batch(new ByteWriter(buffer));
+  }
+
+  #assert_open(): void {
+    if (this.#writer === undefined) throw unavailable(this.#absent);
+    if (this.bytes < this.bytes_max) return;
+    throw unavailable(`${this.bytes} bytes wait for the disk; the limit is ${this.bytes_max}`);
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.#post();
+    });
   }
 
   /** Called between turns only, so that no turn is in two batches. */
   #post(): void {
     const writer = this.#writer;
     if (writer === undefined) return;
-    const pending = this.#pending;
-    if (pending !== undefined) {
+    if (this.#pending !== undefined || this.#cursors.length > 0) {
+      const pending = this.#pending ?? this.#new_batch();
       const full = pending.messages >= batch_messages || pending.out.size >= batch_bytes;
       const next = writer.waiting === 0 ||
         writer.waiting === 1 && pending.out.size >= pipelined_bytes;
@@ -162,8 +198,16 @@ export class WriteQueue {
     while (this.#sealed.length > 0 && writer.waiting < 2) this.#send(writer, this.#sealed.shift()!);
   }
 
+  #seal_all(): void {
+    while (this.#pending !== undefined || this.#cursors.length > 0) {
+      this.#seal(this.#pending ?? this.#new_batch());
+    }
+  }
+
   #seal(batch: Batch): void {
-    for (const [id, cursor] of batch.cursors) {
+    batch.cursors = this.#cursors.shift();
+    this.#bytes -= batch.cursors?.bytes ?? 0;
+    for (const [id, cursor] of batch.cursors?.by_id ?? []) {
       batch.out.u8(Op.put_cursor);
       batch.out.text(id);
       batch.out.f64(cursor);
@@ -190,6 +234,7 @@ export class WriteQueue {
     if (answer.kind !== "applied") throw new Error(`write queue: ${answer.kind} is no answer`);
     this.failing = "";
     this.commits++;
+    this.#answered(batch);
     let offset = answer.first;
     let once = 0;
     for (const call of batch.calls) {
@@ -206,25 +251,33 @@ export class WriteQueue {
       }
       call.resolve(place, duplicate);
     }
-    if (answer.spent.buffer.byteLength <= spare_bytes_max && this.#spare.length < spare_buffers_max) {
+    if (
+      answer.spent.buffer.byteLength <= spare_bytes_max && this.#spare.length < spare_buffers_max
+    ) {
       this.#spare.push(new Uint8Array(answer.spent.buffer));
     }
-    this.#answered(batch);
     batch.done.resolve();
+    batch.cursors?.done.resolve();
   }
 
   #fail(batch: Batch, error: Refusal): void {
     this.failing = error.code === codes.store_full ? "store_full" : "store_unavailable";
     this.commits_failed++;
-    for (const call of batch.calls) call.reject(error);
     this.#answered(batch);
+    for (const call of batch.calls) call.reject(error);
     batch.done.reject(error);
+    batch.cursors?.done.reject(error);
   }
 
+  /** The writer gets its next batch before we see to the answers of this one. */
   #answered(batch: Batch): void {
     this.#bytes -= batch.out.size;
     this.#post();
   }
+}
+
+function unavailable(why: string): Refusal {
+  return new Refusal(codes.store_unavailable, why, retry_after_ms);
 }
 
 function write_messages(batch: Batch, messages: readonly Message[]): void {

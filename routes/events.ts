@@ -1,0 +1,141 @@
+/**
+ * GET /v1/events: Server-Sent Events (HTML Living Standard, section 9.2). `id:` is epoch:offset,
+ * so a browser that reconnects with Last-Event-ID gets what it missed.
+ */
+import { codes, Refusal } from "../core/codes.ts";
+import { Follower, type Sink } from "../core/follower.ts";
+import { limits } from "../core/limits.ts";
+import type { Message } from "../core/message.ts";
+import { filter_problem } from "../core/topic_tree.ts";
+import type { Call, Context } from "./context.ts";
+import { parse_cursor } from "./cursor.ts";
+import { message_json } from "./message_json.ts";
+
+const encoder = new TextEncoder();
+
+/**
+ * One stream of events; what it buffers is bounded by the queue of its ReadableStream, in bytes.
+ */
+class EventStream implements Sink {
+  readonly body: ReadableStream<Uint8Array>;
+  #controller!: ReadableStreamDefaultController<Uint8Array>;
+  #follower: Follower | null = null;
+  #timer: ReturnType<typeof setInterval> | undefined;
+
+  constructor(readonly epoch: string, readonly on_end: (stream: EventStream) => void) {
+    this.body = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        this.#controller = controller;
+      },
+      pull: () => this.#follower?.room(),
+      cancel: () => this.#stop(),
+    }, {
+      highWaterMark: limits.event_stream_bytes,
+      size: (chunk) => chunk.length,
+    });
+    this.#timer = setInterval(() => this.#keep_alive(), limits.event_stream_keepalive_ms);
+  }
+
+  follow(context: Context, filters: readonly string[], after: number | undefined): void {
+    this.#send(": connected\n\n");
+    const follower = new Follower(context.router, filters, after, this);
+    this.#follower = follower;
+    follower.room();
+  }
+
+  has_room(): boolean {
+    return (this.#controller.desiredSize ?? 0) > 0;
+  }
+
+  write(message: Message, offset: number): void {
+    const id = offset === 0 ? "" : `id: ${this.epoch}:${offset}\n`;
+    const data = JSON.stringify(message_json(message, offset, this.epoch));
+    this.#send(`${id}event: message\ndata: ${data}\n\n`);
+  }
+
+  gap(from: number, to: number): void {
+    const data = JSON.stringify({ epoch: this.epoch, from: from + 1, to: to - 1 });
+    this.#send(`event: gap\ndata: ${data}\n\n`);
+  }
+
+  failed(): void {
+    this.end();
+  }
+
+  /** Ends the stream; the browser comes back by itself. */
+  end(): void {
+    this.#stop();
+    try {
+      this.#controller.close();
+    } catch {
+      // cancelled before
+    }
+  }
+
+  /**
+   * A comment, so that proxies and browsers see that the stream lives. Not for one that is full.
+   */
+  #keep_alive(): void {
+    if (this.has_room()) this.#send(": keepalive\n\n");
+  }
+
+  #send(text: string): void {
+    this.#controller.enqueue(encoder.encode(text));
+  }
+
+  #stop(): void {
+    clearInterval(this.#timer);
+    this.#follower?.close();
+    this.on_end(this);
+  }
+}
+
+const open_streams = new WeakMap<Context, Set<EventStream>>();
+
+/** Ends every stream, for a service that stops. */
+export function end_event_streams(context: Context): void {
+  for (const stream of [...open_streams.get(context) ?? []]) stream.end();
+}
+
+function parse_filters(topics: readonly string[]): string[] {
+  if (topics.length === 0) throw new Refusal(codes.query_invalid, "topic is missing");
+  if (topics.length > limits.filters_per_packet_max) {
+    throw new Refusal(codes.subscription_limit, "More topics than one stream may have");
+  }
+  for (const topic of topics) {
+    const why = topic.startsWith("$share/") ? "it is shared" : filter_problem(topic);
+    if (why !== undefined) {
+      throw new Refusal(codes.filter_invalid, `Cannot subscribe to "${topic}": ${why}`);
+    }
+  }
+  return [...new Set(topics)];
+}
+
+/** `topic` (a filter, repeatable), `after` or Last-Event-ID: where to go on. */
+export function events(call: Call, context: Context): Response {
+  const filters = parse_filters(call.query.getAll("topic"));
+  const text = call.request.headers.get("last-event-id") ?? call.query.get("after");
+  const { epoch } = context.store;
+  const cursor = text === null || text === "" ? null : parse_cursor("Last-Event-ID", text, epoch);
+  let streams = open_streams.get(context);
+  if (streams === undefined) open_streams.set(context, streams = new Set());
+  if (streams.size >= limits.event_streams_max) {
+    throw new Refusal(codes.connection_limit, "As many event streams as there may be", 5000);
+  }
+  const set = streams;
+  const stream = new EventStream(epoch, (ended) => set.delete(ended));
+  set.add(stream);
+  if (cursor?.is_other_epoch) stream.gap(0, context.store.first);
+  stream.follow(
+    context,
+    filters,
+    cursor?.is_other_epoch ? context.store.first - 1 : cursor?.offset,
+  );
+  return new Response(stream.body, {
+    headers: {
+      "content-type": "text/event-stream",
+      "cache-control": "no-store",
+      "x-accel-buffering": "no",
+    },
+  });
+}
