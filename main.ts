@@ -2,6 +2,7 @@
  * The composition root: settings -> parts -> serve -> drain. No logic of its own, and the only file
  * that names concrete classes.
  */
+import { run_pub, run_sub } from "./client/commands.ts";
 import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
@@ -125,9 +126,18 @@ async function main(): Promise<number> {
     const [first, ...rest] = Deno.args;
     // `deno task start -- --help` hands the two dashes on.
     const command = parse_command(first === "--" ? rest : Deno.args);
-    if (command.name === "serve") await serve(command.args);
-    else console.log(help_text());
-    return 0;
+    switch (command.name) {
+      case "pub":
+        return await run_pub(command.args, stop_signal());
+      case "sub":
+        return await run_sub(command.args, stop_signal());
+      case "serve":
+        await serve(command.args);
+        return 0;
+      default:
+        console.log(help_text());
+        return 0;
+    }
   } catch (error) {
     if (error instanceof ConfigError) console.error(error.problems.join("\n"));
     else if (error instanceof startup.StartError || error instanceof BuildError) {

@@ -1,13 +1,6 @@
 /** Reads what a request brings, within bounds: bodies, query parameters, durations. */
 import { codes, Refusal } from "../core/codes.ts";
-
-const unit_ms: Readonly<Record<string, number>> = {
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-};
+import { duration_ms } from "../core/duration.ts";
 
 function too_large(bytes_max: number): Refusal {
   return new Refusal(codes.body_too_large, `The body is larger than ${bytes_max} bytes`);
@@ -37,13 +30,11 @@ export async function read_body(request: Request, bytes_max: number): Promise<Ui
   return body;
 }
 
-/** "90", "90s", "1500ms", "5m", "2h", "1d" -> milliseconds; a bare number counts seconds. */
+/** The duration that a parameter says, milliseconds. */
 export function parse_duration_ms(name: string, text: string): number {
-  const match = /^(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)?$/.exec(text);
-  if (match === null) {
-    throw new Refusal(codes.query_invalid, `${name} must be a duration such as 90s, not "${text}"`);
-  }
-  return Math.round(Number(match[1]) * unit_ms[match[2] ?? "s"]);
+  const value = duration_ms(text);
+  if (value !== undefined) return value;
+  throw new Refusal(codes.query_invalid, `${name} must be a duration such as 90s, not "${text}"`);
 }
 
 /** A flag: present without a value, `true` or `1` is true. */

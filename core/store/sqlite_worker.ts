@@ -78,7 +78,7 @@ const wal_bytes_kept = 64 << 20;
 /** Housekeeping takes at most a quarter of the writer's time, half of it while it falls behind. */
 const rest_ratio = 3;
 const behind_steps = 64;
-const idle_ms = 1000;
+const idle_ms = 250;
 
 const scope = self as unknown as {
   onmessage: ((event: MessageEvent<Request>) => void) | null;
