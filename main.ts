@@ -3,6 +3,7 @@
  * that names concrete classes.
  */
 import { run_pub, run_sub } from "./client/commands.ts";
+import type { Code } from "./core/codes.ts";
 import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
@@ -21,6 +22,7 @@ import { SqliteStore } from "./core/store/sqlite.ts";
 import manifest from "./deno.json" with { type: "json" };
 import { BuildError, ensure_library } from "./ffi/build.ts";
 import { open_reactor, protocols, type Reactor } from "./ffi/reactor.ts";
+import { end_event_streams } from "./routes/events.ts";
 import { make_handler } from "./routes/mod.ts";
 
 async function open_store(config: Config): Promise<Store> {
@@ -98,13 +100,16 @@ async function serve(args: readonly string[]): Promise<void> {
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
   let is_stopping = false;
-  const metrics = new Metrics({ reactor, router, sessions, store, version: manifest.version });
-  const context = { router, store, metrics, log, now_ms: Date.now, is_stopping: () => is_stopping };
+  const refused = new Map<Code, number>();
+  const { version } = manifest;
+  const metrics = new Metrics({ reactor, router, sessions, store, version, http_refused: refused });
+  const now_ms = Date.now;
+  const context = { router, store, metrics, log, now_ms, is_stopping: () => is_stopping, refused };
   const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
   const running = hub.run();
   console.log(startup.started_text({
-    version: manifest.version,
+    version,
     duration_ms: performance.now(),
     backend: reactor.backend,
     thread_count,
@@ -115,7 +120,10 @@ async function serve(args: readonly string[]): Promise<void> {
   }));
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
-  const close_http = () => http?.shutdown() ?? Promise.resolve();
+  const close_http = () => {
+    end_event_streams(context);
+    return http?.shutdown() ?? Promise.resolve();
+  };
   const parts = { reactor, hub, sessions, store, log, close_http, running };
   await shut_down(parts, config.shutdown_timeout_s * 1000);
 }

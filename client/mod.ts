@@ -43,8 +43,8 @@ export interface ClientOptions {
   readonly session_id?: string;
   readonly token?: string;
   /**
-   * The service forgets what it has of the session, and forgets the session when the connection
-   * ends.
+   * The service keeps nothing of the session between connections; the client itself goes on by its
+   * cursor.
    */
   readonly clean?: boolean;
   /** Heartbeat interval to ask for; 0 = the service's. */
@@ -165,6 +165,8 @@ export class Client implements AsyncIterable<ClientEvent> {
   #resume_secret = "";
   #boot_id = "";
   #has_cursor = false;
+  /** Rewinds that are through once the next message is done with. */
+  #ended: readonly Rewind[] = [];
   #last_request_id = 0;
   #address_index = 0;
   /** Where the service told us to go; "" = nowhere. */
@@ -392,15 +394,14 @@ export class Client implements AsyncIterable<ClientEvent> {
   }
 
   async #hello(link: Link): Promise<Welcome> {
-    const { token, keepalive_s } = this.#options;
+    const { token, keepalive_s, clean } = this.#options;
     link.send({
       type: "hello",
       session_id: this.#session_id,
       token,
       protocol_version,
       keepalive_s,
-      // What this session left behind is forgotten once, not whenever the connection breaks.
-      clean: this.#options.clean && this.#boot_id === "",
+      clean,
       resume: this.#has_cursor || this.#acks.offset > 0 ? [this.cursor] : [],
       last_boot_id: this.#boot_id,
       resume_secret: this.#resume_secret,
@@ -522,8 +523,11 @@ export class Client implements AsyncIterable<ClientEvent> {
       return;
     }
     const { is_new, ended } = this.#seen.arrive(message.topic, message.offset);
+    if (ended.length > 0) this.#ended = [...this.#ended, ...ended];
     if (!is_new) return;
-    this.#events.push({ event, offset: message.offset, epoch: this.#epoch, ended });
+    const { offset } = message;
+    this.#events.push({ event, offset, epoch: this.#epoch, ended: this.#ended });
+    this.#ended = [];
   }
 
   #push(event: ClientEvent): void {
@@ -587,7 +591,7 @@ export class Client implements AsyncIterable<ClientEvent> {
    * Notes where the service will go back to; what goes on after a reconnect goes on where it was.
    */
   #expect(wanted: Wanted, request_id: number): void {
-    const { filter, after } = wanted;
+    const { filter, qos, after } = wanted;
     wanted.request_id = request_id;
     if (this.#seen.knows(filter)) {
       const offset = this.#seen.rewind_of(filter)?.progress;
@@ -595,7 +599,7 @@ export class Client implements AsyncIterable<ClientEvent> {
       return;
     }
     const is_here = after?.epoch === "" || after?.epoch === this.#epoch;
-    const rewind = this.#seen.subscribe(filter, is_here ? after?.offset : undefined);
+    const rewind = this.#seen.subscribe(filter, qos, is_here ? after?.offset : undefined);
     if (rewind !== undefined) this.#acks.hold(rewind);
   }
 

@@ -7,10 +7,13 @@
  * the service go back. So one number says it all, `top`, the highest offset seen, and for the time
  * of such a *rewind* the filters say which older messages were not for us then.
  */
+import type { Qos } from "../core/message.ts";
 import { filter_matches, split_share } from "../core/topic_tree.ts";
 
 interface Coverage {
   readonly filter: string;
+  /** QoS 1 or 2: nothing is left out. */
+  readonly is_complete: boolean;
   /** Everything that matched, after this offset and up to the top, was seen; Infinity = unknown. */
   from: number;
   /** Undefined = no rewind. */
@@ -63,16 +66,20 @@ export class Seen {
 
   /**
    * A filter is asked for, from after an offset or (undefined) from now on. Returns its rewind, if
-   * any.
+   * any: the service goes back for QoS 1 and 2 only.
    */
-  subscribe(filter: string, after: number | undefined): Rewind | undefined {
+  subscribe(filter: string, qos: Qos, after: number | undefined): Rewind | undefined {
     this.unsubscribe(filter);
-    const rewind = after !== undefined && after < this.top
+    const rewind = qos > 0 && after !== undefined && after < this.top
       ? { after, progress: after, confirmed: false }
       : undefined;
     if (rewind !== undefined) this.#rewinds += 1;
-    const plain = split_share(filter)?.filter ?? filter;
-    this.#coverages.set(filter, { filter: plain, from: after ?? Infinity, rewind });
+    this.#coverages.set(filter, {
+      filter: split_share(filter)?.filter ?? filter,
+      is_complete: qos > 0,
+      from: qos > 0 ? after ?? Infinity : Infinity,
+      rewind,
+    });
     return rewind;
   }
 
@@ -121,7 +128,8 @@ export class Seen {
         this.#rewinds -= 1;
       }
       // Nothing that matched since can have been left out.
-      if (coverage.from === Infinity && filter_matches(coverage.filter, topic)) {
+      const { filter, is_complete, from } = coverage;
+      if (is_complete && from === Infinity && filter_matches(filter, topic)) {
         coverage.from = offset - 1;
       }
     }

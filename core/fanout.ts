@@ -132,6 +132,7 @@ export class Fanout {
       qos: form >> 2 & 3,
       packet_id,
       released: false,
+      aside: retain,
       bytes_max: frame_bytes_max(form, message),
     });
     const end = this.#encode(at, form, message, offset, retain || (form & 16) !== 0);

@@ -342,10 +342,11 @@ export class Hub implements ReactorHandler {
       this.router.fanout.leave(session, filter, options);
     }
     const cursor = this.#replayer.cursor_of(session, closed);
+    const inflight = this.#replayer.inflight_of(session, closed);
     session.conn = offline;
     session.closing = false;
     session.replay = null;
-    this.sessions.closed(session, cursor, closed.inflight);
+    this.sessions.closed(session, cursor, inflight);
     this.driver_of(session).on_closed(session, code);
     const successor = this.#successors.get(session);
     if (successor === undefined) return;

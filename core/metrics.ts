@@ -4,7 +4,7 @@
  */
 import { Counter, Gauge, Registry } from "prom-client";
 import type { Reactor } from "../ffi/reactor.ts";
-import { code_count, code_of } from "./codes.ts";
+import { type Code, code_count, code_of } from "./codes.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
 import type { Store } from "./store/mod.ts";
@@ -18,6 +18,8 @@ export interface MetricsParts {
   readonly sessions: Sessions;
   readonly store: Store;
   readonly version: string;
+  /** What HTTP has refused. */
+  readonly http_refused: ReadonlyMap<Code, number>;
 }
 
 export class Metrics {
@@ -117,7 +119,9 @@ export class Metrics {
     );
   }
 
-  #service({ router, sessions, version }: MetricsParts): void {
+  #service({ router, sessions, version, http_refused }: MetricsParts): void {
+    const by_code = (counts: ReadonlyMap<Code, number>): [Record<string, string>, number][] =>
+      [...counts].map(([code, count]) => [{ code: code.name }, count]);
     this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
     this.#gauge("sessions", "Sessions, connected or not", () => sessions.count);
     this.#gauge(
@@ -134,7 +138,13 @@ export class Metrics {
     this.#counter(
       "publishes_refused",
       "Publishes refused, by reason",
-      () => [...router.stats.refused].map(([code, count]) => [{ code: code.name }, count]),
+      () => by_code(router.stats.refused),
+      ["code"],
+    );
+    this.#counter(
+      "http_refusals",
+      "HTTP calls, and items of batches, that were refused, by reason",
+      () => by_code(http_refused),
       ["code"],
     );
     this.#counter(

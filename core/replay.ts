@@ -36,8 +36,8 @@ export class Replayer {
 
   /** Replays from the session's cursor, and before it what was in flight. */
   start(session: Session): void {
-    const oldest = session.inflight?.[0]?.seq ?? 0;
-    const from = oldest > 0 ? Math.min(session.cursor, oldest - 1) : session.cursor;
+    let from = session.cursor;
+    for (const { seq } of session.inflight ?? []) from = Math.min(from, seq - 1);
     if (from >= this.router.dispatched && !session.inflight?.length) {
       session.cursor = this.router.dispatched;
       return;
@@ -52,7 +52,14 @@ export class Replayer {
 
   /** The reactor skipped a message: `after` is the last one that the connection was sent. */
   fell_behind(session: Session, after: number): void {
-    if (session.replay === null) this.#begin(session, after, after);
+    const { replay } = session;
+    if (replay === null) {
+      this.#begin(session, after, after);
+    } else if (after < replay.after) {
+      // It had fallen behind before it was told to be: what it missed until then is still to come.
+      replay.after = after;
+      replay.floor = Math.min(replay.floor, after);
+    }
   }
 
   /** A filter was added: it wants what comes after `after`. */
@@ -115,9 +122,19 @@ export class Replayer {
     // Acknowledged cumulatively: what the connection was sent is not what the device has.
     if (session.wire === Wire.longwire) return session.cursor;
     const { replay } = session;
-    if (replay !== null) return Math.max(replay.from, closed.seen_seq);
+    if (replay !== null) return Math.max(replay.floor, closed.seen_seq);
     if (closed.behind_seq > 0) return closed.behind_seq - 1;
     return Math.max(session.cursor, closed.seen_seq);
+  }
+
+  /**
+   * What is unacknowledged: what the connection had in flight, and what it was still to be sent
+   * again.
+   */
+  inflight_of(session: Session, closed: Closed): readonly Inflight[] {
+    if (session.replay === null || session.inflight === null) return closed.inflight;
+    const rest = session.inflight.filter(({ seq, released }) => !released && seq > closed.seen_seq);
+    return [...closed.inflight, ...rest];
   }
 
   #begin(session: Session, after: number, floor: number): Replay {
@@ -128,7 +145,6 @@ export class Replayer {
       reading: false,
       since: null,
       retained: null,
-      from: after,
       is_untouched: false,
     };
   }
@@ -142,6 +158,7 @@ export class Replayer {
       qos: 2,
       packet_id: entry.packet_id,
       released: true,
+      aside: true,
       bytes_max: 4,
     });
     const out = this.reactor.commands;

@@ -79,8 +79,6 @@ export interface Replay {
   since: Map<string, number> | null;
   /** Retained messages that go out first, filter by filter. */
   retained: RetainedSend[] | null;
-  /** Where it began: what a connection that saw nothing of it returns to. */
-  readonly from: number;
   /** The connection has been sent no stored message: none can come back unacknowledged. */
   is_untouched: boolean;
 }

@@ -218,8 +218,9 @@ static struct lw_event *event_reserve(struct io_thread *t, struct connection *c,
   return event;
 }
 
-static int emit_u64(struct io_thread *t, struct connection *c, unsigned type, uint64_t value) {
-  struct lw_event *event = event_reserve(t, c, type, 0, 0, sizeof value);
+static int emit_u64(struct io_thread *t, struct connection *c, unsigned type, uint32_t argument,
+                    uint64_t value) {
+  struct lw_event *event = event_reserve(t, c, type, 0, argument, sizeof value);
   if (event == NULL) return 0;
   memcpy(event + 1, &value, sizeof value);
   ring_commit(&t->ring, event);
@@ -264,6 +265,12 @@ static int emit_closed(struct io_thread *t, struct connection *c) {
   return 1;
 }
 
+/* The largest in-flight window: there are 65,535 packet ids, and lw_closed must always fit the ring. */
+static uint32_t window_max(const struct io_thread *t) {
+  uint64_t fits = t->ring.capacity / 4 / sizeof(struct lw_inflight);
+  return fits < 0xffff ? (uint32_t)fits : 0xffff;
+}
+
 /* How many more messages the in-flight window takes. */
 static uint32_t window_room(const struct connection *c) {
   if (c->inflight_max == 0) return 0xffff;
@@ -274,16 +281,17 @@ static uint32_t window_room(const struct connection *c) {
 /* Writes the pending events of one connection, in order; returns 0 when the ring has no more room. */
 static int emit_pending(struct io_thread *t, struct connection *c) {
   if (c->pending & PENDING_ACKED) {
-    if (!emit_u64(t, c, LW_EVENT_ACKED, c->inflight->acked_seq)) return 0;
+    if (!emit_u64(t, c, LW_EVENT_ACKED, 0, c->inflight->acked_seq)) return 0;
     c->pending &= (uint8_t)~PENDING_ACKED;
   }
   if (c->pending & PENDING_BEHIND) {
-    if (!emit_u64(t, c, LW_EVENT_BEHIND, c->behind_seq)) return 0;
+    if (!emit_u64(t, c, LW_EVENT_BEHIND, c->behind_count, c->behind_seq)) return 0;
     c->pending &= (uint8_t)~PENDING_BEHIND;
   }
   if (c->pending & PENDING_VIOLATION) {
     if (!emit_plain(t, c, LW_EVENT_VIOLATION, c->code, c->listener)) return 0;
     c->pending &= (uint8_t)~PENDING_VIOLATION;
+    c->flags |= EXPOSED;
   }
   if (c->pending & PENDING_ROOM) {
     if (!emit_plain(t, c, LW_EVENT_ROOM, 0, window_room(c))) return 0;

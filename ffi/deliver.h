@@ -5,6 +5,10 @@
 
 #include "stream.h"
 
+/* What a host that never pauses may have of one turn, before reading and timers have theirs. */
+#define TURN_COMMANDS_MAX 16384u
+#define TURN_DELIVERIES_MAX 65536u
+
 /* Commands as they lie in a thread's queue: the bytes are in a block, of which the record has a reference. */
 struct placed {
   struct block *block;
@@ -32,8 +36,22 @@ static const uint8_t *frame_bytes(const struct placed *f) { return f->block->byt
 
 /* ---------------------------------------------------------------- out-queues */
 
+/* Whether `size` more bytes would pass a bound. What gathered in this turn has its chance to leave first: only
+ * a peer that does not read is slow. The connection may fail meanwhile. */
+static int is_full(struct io_thread *t, struct connection *c, uint32_t size, uint32_t limit) {
+  const struct out_queue *q = c->out;
+  if (q == NULL || q->bytes == 0 || (uint64_t)q->bytes + size <= limit) return 0;
+  if (!q->blocked) backend_flush(t, c);
+  q = c->out;
+  return q != NULL && q->bytes > 0 && (uint64_t)q->bytes + size > limit;
+}
+
 /* Queues a frame that is never dropped. Past the hard bound the peer is not reading its answers. */
 static void send_placed(struct io_thread *t, struct connection *c, const struct placed *f) {
+  if (is_full(t, c, f->size, t->reactor->options.out_queue_hard_bytes)) {
+    end(t, c, LW_CODE_SLOW_CONSUMER);
+  }
+  if (c->state == CLOSED) return;
   struct out_queue *q = queue_of(t, c);
   if (q == NULL || out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) {
     end(t, c, LW_CODE_NO_MEMORY);
@@ -41,11 +59,14 @@ static void send_placed(struct io_thread *t, struct connection *c, const struct 
   }
   COUNT(t, out_queue_bytes, f->size);
   mark_dirty(t, c);
-  if (q->bytes > t->reactor->options.out_queue_hard_bytes) end(t, c, LW_CODE_SLOW_CONSUMER);
 }
 
 /* The same for a few bytes of our own. */
 static void send_copy(struct io_thread *t, struct connection *c, const void *bytes, uint32_t size) {
+  if (is_full(t, c, size, t->reactor->options.out_queue_hard_bytes)) {
+    end(t, c, LW_CODE_SLOW_CONSUMER);
+  }
+  if (c->state == CLOSED) return;
   struct out_queue *q = queue_of(t, c);
   if (q == NULL || out_copy(q, bytes, size, 0) == NULL) {
     end(t, c, LW_CODE_NO_MEMORY);
@@ -53,7 +74,6 @@ static void send_copy(struct io_thread *t, struct connection *c, const void *byt
   }
   COUNT(t, out_queue_bytes, size);
   mark_dirty(t, c);
-  if (q->bytes > t->reactor->options.out_queue_hard_bytes) end(t, c, LW_CODE_SLOW_CONSUMER);
 }
 
 /* Queues a QoS 0 frame, in the place of older ones where the bound asks for it. */
@@ -61,6 +81,8 @@ static void send_droppable(struct io_thread *t, struct connection *c, const stru
                            uint32_t audience) {
   const struct placed *f = &r->frame;
   const uint32_t soft = t->reactor->options.out_queue_soft_bytes;
+  const int full = is_full(t, c, f->size, soft);
+  if (c->state == CLOSED) return;
   struct out_queue *q = queue_of(t, c);
   if (q == NULL) {
     COUNT(t, dropped[LW_CODE_NO_MEMORY], 1);
@@ -70,11 +92,10 @@ static void send_droppable(struct io_thread *t, struct connection *c, const stru
   uint32_t key = r->publish.key;
   if (key != 0 && out_replace(q, key, audience, f->block, f->offset, f->size, c->protocol)) {
     COUNT(t, dropped[LW_CODE_REPLACED], 1);
+    COUNT(t, deliveries, 1);
   } else {
-    if ((uint64_t)q->bytes + f->size > soft) {
-      COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
-    }
-    if ((uint64_t)q->bytes + f->size > soft) {
+    if (full) COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
+    if (q->bytes > 0 && (uint64_t)q->bytes + f->size > soft) {
       COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], 1);
     } else if (q->blocked && key == 0 && f->size < ARENA_FRAME_BYTES_MAX
                    ? out_copy(q, frame_bytes(f), f->size, 1) == NULL
@@ -93,6 +114,7 @@ static void send_droppable(struct io_thread *t, struct connection *c, const stru
 static void fall_behind(struct io_thread *t, struct connection *c, uint64_t seq) {
   c->flags |= BEHIND | ROOM_WANTED;
   c->behind_seq = seq;
+  c->behind_count = (uint8_t)(c->behind_count % 255 + 1);
   /* What it was sent before it fell behind is all that it got: nothing of `seq` and later. */
   c->reached_seq = seq - 1;
   if (c->flags & EXPOSED) mark_pending(t, c, PENDING_BEHIND);
@@ -110,7 +132,9 @@ static int send_stored(struct io_thread *t, struct connection *c, const struct p
     if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return -1;
     uint16_t id = chosen_id != 0 ? chosen_id : inflight_next_id(c->inflight, c->packet_id);
     uint8_t *copy = out_copy(q, frame_bytes(f), f->size, 0);
-    if (copy == NULL || inflight_push(c->inflight, seq, id, qos, chosen_id != 0) != 0) {
+    if (copy == NULL) return -1;
+    if (inflight_push(c->inflight, seq, id, qos, chosen_id != 0) != 0) {
+      COUNT(t, out_queue_bytes, f->size);
       end(t, c, LW_CODE_NO_MEMORY);
       return 0;
     }
@@ -128,12 +152,10 @@ static int send_stored(struct io_thread *t, struct connection *c, const struct p
 static void publish_stored(struct io_thread *t, struct connection *c, const struct publish_record *r) {
   const struct lw_command_publish *p = &r->publish;
   if (c->flags & BEHIND) return;
-  int is_full = p->packet_id_at != LW_PACKET_ID_NONE && window_room(c) == 0;
-  if (c->out != NULL && (uint64_t)c->out->bytes + r->frame.size >
-                            t->reactor->options.out_queue_soft_bytes) {
-    is_full = 1;
-  }
-  if (is_full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, 0,
+  int full = is_full(t, c, r->frame.size, t->reactor->options.out_queue_soft_bytes);
+  if (p->packet_id_at != LW_PACKET_ID_NONE && window_room(c) == 0) full = 1;
+  if (c->state == CLOSED) return;
+  if (full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, 0,
                              p->head.flags & LW_PUBLISH_QOS, 0) != 0) {
     fall_behind(t, c, p->seq);
   }
@@ -171,6 +193,10 @@ static void run_deliver(struct io_thread *t, struct connection *c, const struct 
   const struct lw_command_deliver *d = &r->deliver;
   c->flags |= ROOM_WANTED;
   mark_dirty(t, c);
+  if (c->inflight != NULL && c->inflight->count >= window_max(t)) {
+    end(t, c, LW_CODE_SLOW_CONSUMER);
+    return;
+  }
   if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
     COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
   } else if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, (uint16_t)d->packet_id,
@@ -178,7 +204,13 @@ static void run_deliver(struct io_thread *t, struct connection *c, const struct 
     end(t, c, LW_CODE_NO_MEMORY);
     return;
   }
-  if (d->seq > c->reached_seq) c->reached_seq = d->seq;
+  if (d->head.flags & LW_DELIVER_ASIDE) {
+    if (c->inflight != NULL && d->packet_id_at != LW_PACKET_ID_NONE) {
+      inflight_at(c->inflight, c->inflight->count - 1)->aside = 1;
+    }
+  } else if (d->seq > c->reached_seq) {
+    c->reached_seq = d->seq;
+  }
 }
 
 /* ---------------------------------------------------------------- one connection */
@@ -189,7 +221,7 @@ static void run_activate(struct io_thread *t, struct connection *c,
   set_state(c, ACTIVE);
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = a->keepalive_ms;
-  c->inflight_max = a->inflight_max > 0xffff ? 0xffff : (uint16_t)a->inflight_max;
+  c->inflight_max = (uint16_t)(a->inflight_max < window_max(t) ? a->inflight_max : window_max(t));
   c->frame_bytes_max = a->frame_bytes_max;
   if (a->head.flags & LW_ACTIVATE_REPORT_ACKS) c->flags |= REPORT_ACKS;
   if (c->flags & IS_ARMED) { /* the handshake's deadline is over, whatever comes after it */
@@ -200,6 +232,18 @@ static void run_activate(struct io_thread *t, struct connection *c,
   go_on(t, c);
 }
 
+static void run_live(struct io_thread *t, struct connection *c, unsigned flags) {
+  int is_early = (c->pending & PENDING_BEHIND) != 0;
+  if (flags & LW_LIVE_SEEN && (flags & 0xff) != c->behind_count) is_early = 1;
+  if (is_early) {
+    c->flags |= ROOM_WANTED;
+    mark_dirty(t, c);
+    return;
+  }
+  c->flags &= ~(uint32_t)(BEHIND | ROOM_WANTED);
+  c->pending &= (uint8_t)~PENDING_ROOM;
+}
+
 static void run_plain(struct io_thread *t, struct connection *c, unsigned type) {
   switch (type) {
   case LW_COMMAND_BEHIND:
@@ -208,15 +252,12 @@ static void run_plain(struct io_thread *t, struct connection *c, unsigned type) 
     c->reached_seq = 0;
     mark_dirty(t, c);
     break;
-  case LW_COMMAND_LIVE:
-    c->flags &= ~(uint32_t)(BEHIND | ROOM_WANTED);
-    c->pending &= (uint8_t)~(PENDING_ROOM | PENDING_BEHIND);
-    break;
   case LW_COMMAND_PAUSE:
     c->flags |= READ_STOPPED;
     backend_read_stop(t, c);
     break;
   case LW_COMMAND_RESUME:
+    if (c->flags & BROKEN) break;
     c->flags &= ~(uint32_t)READ_STOPPED;
     go_on(t, c);
     break;
@@ -238,14 +279,14 @@ static void run_on_connection(struct io_thread *t, const struct lw_command *comm
     COUNT(t, stale_commands, 1);
     return;
   }
-  uint32_t audience = ((const struct lw_command_audience *)command)->audience;
+  const struct lw_command_audience *of = (const struct lw_command_audience *)command;
   switch (command->type) { /* these also hold for a connection that is gone and not released */
   case LW_COMMAND_RELEASE:
     c->flags |= RELEASED;
     free_if_over(t, c);
     return;
   case LW_COMMAND_LEAVE:
-    audience_leave(&t->audiences, audience, c->slot);
+    audience_leave(&t->audiences, of->audience, c->slot);
     return;
   default:
     break;
@@ -268,7 +309,10 @@ static void run_on_connection(struct io_thread *t, const struct lw_command *comm
     drain(t, c, ((const struct lw_command_close *)command)->code);
     break;
   case LW_COMMAND_JOIN:
-    if (audience_join(&t->audiences, audience, c->slot) != 0) end(t, c, LW_CODE_NO_MEMORY);
+    if (audience_join(&t->audiences, of->audience, c->slot) != 0) end(t, c, LW_CODE_NO_MEMORY);
+    break;
+  case LW_COMMAND_LIVE:
+    run_live(t, c, command->flags);
     break;
   default:
     run_plain(t, c, command->type);
@@ -294,10 +338,13 @@ static uint64_t command_cost(const struct lw_command *command) {
   return command->size + (f == NULL ? 0 : (uint64_t)f->size);
 }
 
-/* Carries out what the host has submitted; without `run`, only frees what it holds. */
+/* Carries out what the host has submitted, as much as one turn takes; without `run`, frees all of it. */
 static void drain_commands(struct io_thread *t, int run) {
   struct lw_command *command;
+  const uint64_t deliveries_end = t->stats.deliveries + TURN_DELIVERIES_MAX;
+  uint32_t count = 0;
   while ((command = command_queue_peek(&t->commands)) != NULL) {
+    if (run && (count++ == TURN_COMMANDS_MAX || t->stats.deliveries >= deliveries_end)) return;
     const struct placed *f = placed_of(command);
     if (run && command->type == LW_COMMAND_PUBLISH) {
       run_publish(t, (const struct publish_record *)command);

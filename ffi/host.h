@@ -219,7 +219,8 @@ static int wants(const struct lw_reactor *r, const uint32_t *audiences, uint32_t
 static int submit_publish(struct lw_reactor *r, const struct lw_command_publish *p) {
   const uint8_t *audiences = (const uint8_t *)(p + 1);
   uint64_t audiences_size = ((uint64_t)p->audience_count * 4 + 7) & ~(uint64_t)7;
-  if (p->stamp == 0 || sizeof *p + audiences_size + p->body_size > p->head.size) return -EINVAL;
+  if (p->stamp == 0 || p->body_size == 0) return -EINVAL;
+  if (sizeof *p + audiences_size + p->body_size > p->head.size) return -EINVAL;
   if (p->packet_id_at != LW_PACKET_ID_NONE && (uint64_t)p->packet_id_at + 2 > p->body_size) {
     return -EINVAL;
   }
@@ -278,16 +279,20 @@ static int submit_one(struct lw_reactor *r, const struct lw_command *command) {
   const uint8_t *bytes = (const uint8_t *)command + head_size;
   if (command->type == LW_COMMAND_SEND) {
     uint32_t size = ((const struct lw_command_send *)command)->body_size;
-    if (size > command->size - head_size) return -EINVAL;
+    if (size == 0 || size > command->size - head_size) return -EINVAL;
     return push_placed(r, t, command, sizeof *command, bytes, size);
   }
   if (command->type == LW_COMMAND_DELIVER) {
     const struct lw_command_deliver *d = (const struct lw_command_deliver *)command;
-    if (d->body_size > command->size - head_size) return -EINVAL;
+    if (d->body_size == 0 || d->body_size > command->size - head_size) return -EINVAL;
     if (d->packet_id_at != LW_PACKET_ID_NONE && (uint64_t)d->packet_id_at + 2 > d->body_size) {
       return -EINVAL;
     }
     return push_placed(r, t, command, head_size, bytes, d->body_size);
+  }
+  if (command->type == LW_COMMAND_CLOSE &&
+      ((const struct lw_command_close *)command)->code >= LW_CODE_COUNT) {
+    return -EINVAL;
   }
   if (command->type == LW_COMMAND_JOIN || command->type == LW_COMMAND_LEAVE) {
     uint32_t audience = ((const struct lw_command_audience *)command)->audience;
@@ -425,7 +430,10 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
     r->threads[made]->listen_fds[index] = fd;
   }
   if (error != 0) {
-    while (made-- > 0) close(r->threads[made]->listen_fds[index]);
+    while (made-- > 0) {
+      close(r->threads[made]->listen_fds[index]);
+      r->threads[made]->listen_fds[index] = -1;
+    }
     return error;
   }
   r->listener_count++;
@@ -438,7 +446,7 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
 
 void lw_unlisten(struct lw_reactor *r) {
   for (uint32_t i = 0; i < r->thread_count; i++) {
-    __atomic_store_n(&r->threads[i]->unlisten_asked, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&r->threads[i]->unlisten_asked, r->listener_count, __ATOMIC_SEQ_CST);
     thread_wake(r->threads[i]);
   }
 }

@@ -16,7 +16,7 @@ struct inflight_entry {
   uint16_t packet_id;
   uint8_t qos;
   uint8_t state; /* enum inflight_state */
-  uint32_t zero;
+  uint32_t aside; /* LW_DELIVER_ASIDE */
 };
 
 struct inflight {
@@ -95,7 +95,7 @@ static inline void inflight_done(struct inflight *w, struct inflight_entry *entr
   entry->state = INFLIGHT_DONE;
   while (w->count > 0 && inflight_at(w, 0)->state == INFLIGHT_DONE) {
     uint64_t seq = inflight_at(w, 0)->seq;
-    if (seq > w->acked_seq) w->acked_seq = seq;
+    if (!inflight_at(w, 0)->aside && seq > w->acked_seq) w->acked_seq = seq;
     w->head = (w->head + 1) & (w->capacity - 1);
     w->count--;
   }

@@ -79,6 +79,7 @@ enum connection_flags {
   IS_ARMED = 1 << 13,     /* in the wheel */
   IS_BUSY_REFUSAL = 1 << 14, /* over the limit, being told */
   IS_COUNTED = 1 << 15,   /* in the number of connections */
+  BROKEN = 1 << 16,       /* the peer violated the protocol: nothing more is read from it */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -126,7 +127,7 @@ struct connection {
   uint8_t interest;        /* the backend's: what the kernel has been told */
   uint8_t interest_wanted; /* the backend's: what it shall be told, when on the change list */
   uint8_t backend_flags;
-  uint8_t zero;
+  uint8_t behind_count;  /* LW_EVENT_BEHIND so far, 1 to 255 and round again; 0 = none */
 };
 _Static_assert(sizeof(struct connection) <= 128, "a connection takes two cache lines");
 
@@ -156,7 +157,7 @@ struct io_thread {
   uint32_t ring_wanted;   /* atomic: the host's lw_release must wake it */
   uint32_t listeners_asked; /* atomic: listeners that the host has set up */
   uint32_t listeners_seen;
-  uint32_t unlisten_asked; /* atomic */
+  uint32_t unlisten_asked; /* atomic: end that many listeners; 0 = nothing is asked */
   int listen_fds[LISTENERS_MAX];
   struct connection *chunks[SLOT_CHUNKS_MAX];
   uint32_t slot_count; /* ever used */

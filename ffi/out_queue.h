@@ -38,6 +38,9 @@ struct out_queue {
   uint32_t sending;  /* bytes that the backend has in flight, from the front */
   uint32_t since;    /* when it last made progress, ms */
   uint32_t blocked;  /* the transport took no more: shared memory is not held on to */
+  uint32_t sealed;       /* TLS: entries at the front that are ciphertext (out_seal.h) */
+  uint32_t sealed_bytes; /* of them that have not left */
+  uint32_t sealed_part;  /* bytes of the first entry behind them that are ciphertext by now */
   struct block *tail; /* private block that takes more; one reference; NULL = none */
   struct out_queue *next; /* in the thread's pool */
 };
@@ -120,10 +123,19 @@ static inline uint8_t *out_copy(struct out_queue *q, const void *bytes, uint32_t
   return q->tail->bytes + offset;
 }
 
+/* Bytes at the start of entry i that are gone: sent, or with TLS encrypted. */
+static inline uint32_t out_skip(const struct out_queue *q, uint32_t i) {
+  return (i == 0 ? q->sent : 0) + (i == q->sealed ? q->sealed_part : 0);
+}
+
 /* The first `size` bytes have left. */
 static inline void out_consume(struct out_queue *q, uint32_t size) {
   assert(size <= q->bytes);
   q->bytes -= size;
+  if (q->sealed > 0) {
+    assert(size <= q->sealed_bytes);
+    q->sealed_bytes -= size;
+  }
   while (size > 0) {
     struct out_entry *first = out_at(q, 0);
     uint32_t left = first->size - q->sent;
@@ -136,21 +148,26 @@ static inline void out_consume(struct out_queue *q, uint32_t size) {
     block_drop(first->block);
     q->head = (q->head + 1) & (q->capacity - 1);
     q->count--;
+    if (q->sealed > 0) q->sealed--;
   }
+}
+
+/* Where the frame that begins at `at` ends; the rest of the stretch is one frame when it is broken. */
+static inline uint32_t out_frame_end(const struct out_entry *e, uint32_t at, unsigned protocol) {
+  struct cut cut = cut_frame(protocol, e->block->bytes + e->offset + at, e->size - at);
+  return cut.size == 0 || cut.size > e->size - at ? e->size : at + (uint32_t)cut.size;
 }
 
 /* Bytes of entry i that may not be touched: sent, or in flight, up to the end of a frame begun. */
 static inline uint32_t out_busy(const struct out_queue *q, uint32_t i, unsigned protocol) {
-  uint32_t fixed = i == 0 ? q->sent : 0;
+  uint32_t fixed = out_skip(q, i);
   uint64_t before = 0; /* bytes between the front and this entry's first unsent byte */
-  for (uint32_t k = 0; k < i; k++) before += out_at(q, k)->size - (k == 0 ? q->sent : 0);
+  for (uint32_t k = 0; k < i; k++) before += out_at(q, k)->size - out_skip(q, k);
   if (q->sending > before) fixed += (uint32_t)(q->sending - before);
   const struct out_entry *e = out_at(q, i);
-  uint64_t at = 0;
-  while (at < fixed && at < e->size) {
-    at += cut_frame(protocol, e->block->bytes + e->offset + at, e->size - at).size;
-  }
-  return at < e->size ? (uint32_t)at : e->size;
+  uint32_t at = 0;
+  while (at < fixed && at < e->size) at = out_frame_end(e, at, protocol);
+  return at;
 }
 
 /* Takes [from, to) out of entry i. Returns 0, or -1 (no memory, nothing done). */
@@ -193,14 +210,14 @@ static inline uint32_t out_drop_oldest(struct out_queue *q, uint32_t needed, uin
       i++;
       continue;
     }
-    uint64_t to = from;
+    uint32_t to = from;
     uint32_t frames = 0;
     while (to < e->size && (uint64_t)q->bytes - (to - from) + needed > limit) {
-      to += cut_frame(protocol, e->block->bytes + e->offset + to, e->size - to).size;
+      to = out_frame_end(e, to, protocol);
       frames++;
     }
     uint32_t count = q->count;
-    if (out_cut(q, i, from, (uint32_t)to) != 0) break;
+    if (out_cut(q, i, from, to) != 0) break;
     dropped += frames;
     if (q->count >= count) i++;
   }
@@ -230,7 +247,7 @@ static inline void out_detach(struct out_queue *q) {
   uint64_t in_flight = q->sending;
   for (uint32_t i = 0; i < q->count; i++) {
     struct out_entry *e = out_at(q, i);
-    uint32_t skip = i == 0 ? q->sent : 0;
+    uint32_t skip = out_skip(q, i);
     uint32_t left = e->size - skip;
     if (in_flight > 0) {
       in_flight -= in_flight < left ? in_flight : left;
@@ -240,13 +257,15 @@ static inline void out_detach(struct out_queue *q) {
     struct block *own = block_new(left);
     if (own == NULL) return;
     block_append(own, e->block->bytes + e->offset + skip, left);
-    /* A frame partly sent keeps only its rest: its border is lost, so it can no longer be dropped. */
-    if (skip > 0) e->droppable = 0;
+    /* A frame partly sent keeps only its rest: its border is lost, so it can no longer be dropped or
+     * replaced. */
+    if (skip > 0) e->droppable = e->key = 0;
     block_drop(e->block);
     e->block = own;
     e->offset = 0;
     e->size = left;
     if (i == 0) q->sent = 0;
+    if (i == q->sealed) q->sealed_part = 0;
   }
 }
 

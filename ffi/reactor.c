@@ -75,13 +75,13 @@ static void closed(struct io_thread *t, struct connection *c) {
 }
 
 static void update_listeners(struct io_thread *t) {
+  /* Read in this order: what is to end has been asked for before. */
+  uint32_t unlisten = __atomic_exchange_n(&t->unlisten_asked, 0, __ATOMIC_SEQ_CST);
   uint32_t asked = __atomic_load_n(&t->listeners_asked, __ATOMIC_SEQ_CST);
   for (; t->listeners_seen < asked; t->listeners_seen++) backend_listen(t, t->listeners_seen);
-  if (__atomic_exchange_n(&t->unlisten_asked, 0, __ATOMIC_SEQ_CST)) {
-    for (uint32_t i = 0; i < t->listeners_seen; i++) {
-      if (t->listen_fds[i] >= 0) backend_unlisten(t, i);
-      t->listen_fds[i] = -1;
-    }
+  for (uint32_t i = 0; i < unlisten; i++) {
+    if (t->listen_fds[i] >= 0) backend_unlisten(t, i);
+    t->listen_fds[i] = -1;
   }
 }
 
@@ -94,6 +94,10 @@ static void timed_out(struct io_thread *t, struct connection *c) {
   if (c->state == DRAINING) return close_now(t, c);
   if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
   if (c->state == HANDSHAKING) return end(t, c, LW_CODE_HANDSHAKE_TIMEOUT);
+  if (!takes_frames(c)) { /* nobody listens: its silence says nothing */
+    c->seen_ms = now;
+    return;
+  }
   /* The host may have a last word for a device that has fallen silent. */
   c->timeout_ms = 0;
   violate(t, c, LW_CODE_KEEPALIVE_TIMEOUT);
@@ -159,7 +163,7 @@ static int has_work(struct io_thread *t) {
   if (t->stalled.count == 0 && t->eventful.count == 0) return 0;
   __atomic_store_n(&t->ring_wanted, 1, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  return ring_free_bytes(&t->ring) >= t->ring.capacity / 4;
+  return ring_has_room(&t->ring);
 }
 
 static void read_clock(struct io_thread *t) {

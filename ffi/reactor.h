@@ -61,7 +61,8 @@ enum lw_event_type {
   LW_EVENT_ACKED = 4,     /* body: u64 seq. Every stored message up to it that was delivered here has been
                              acknowledged. Only with LW_ACTIVATE_REPORT_ACKS; at most one a turn */
   LW_EVENT_BEHIND = 5,    /* body: u64 seq, the first stored message that was NOT delivered here. None is,
-                             until LW_COMMAND_LIVE: the host replays from the log */
+                             until LW_COMMAND_LIVE: the host replays from the log. argument: number of
+                             the event, see LW_LIVE_SEEN */
   LW_EVENT_ROOM = 6,      /* for a connection that is behind: its out-queue has drained; argument: how many
                              more messages its in-flight window takes (LW_EVENT_ROOM follows again after
                              the next LW_COMMAND_DELIVER has drained) */
@@ -113,7 +114,8 @@ enum lw_command_type {
   LW_COMMAND_CLOSE = 3,    /* struct lw_command_close: flush, shut down writing, linger, close */
   LW_COMMAND_RELEASE = 4,  /* struct lw_command: the host has seen LW_EVENT_CLOSED; the slot may be reused */
   LW_COMMAND_JOIN = 5,     /* struct lw_command_audience; joining twice is a no-op */
-  LW_COMMAND_LEAVE = 6,    /* struct lw_command_audience; also valid between CLOSED and RELEASE */
+  LW_COMMAND_LEAVE = 6,    /* struct lw_command_audience: of what was joined; also valid between CLOSED and
+                              RELEASE, and due by then: the slot's next connection would inherit it */
   LW_COMMAND_PUBLISH = 7,  /* struct lw_command_publish + audience ids + bytes */
   LW_COMMAND_DELIVER = 8,  /* struct lw_command_deliver + bytes: one stored message to one connection that
                               is behind (replay, redelivery) */
@@ -130,6 +132,13 @@ struct lw_command {
   uint16_t flags;
   uint32_t conn;       /* PUBLISH: connection to leave out (no-local), or LW_CONN_NONE */
   uint32_t generation; /* PUBLISH: of that connection */
+};
+
+enum lw_live_flags {
+  /* The low byte is the argument of the last LW_EVENT_BEHIND of this connection that the host has seen, 0 =
+   * none. When a later one is on its way, LIVE does nothing: the host has not replayed what that one misses,
+   * and ROOM and another LIVE follow. */
+  LW_LIVE_SEEN = 1 << 8,
 };
 
 struct lw_command_send {
@@ -165,7 +174,9 @@ struct lw_command_audience {
 
 /* flags of PUBLISH and DELIVER */
 enum lw_publish_flags {
-  LW_PUBLISH_QOS = 3,       /* mask: 0 = droppable; 1, 2 = stored */
+  LW_PUBLISH_QOS = 3,   /* mask: 0 = droppable; 1, 2 = stored */
+  LW_DELIVER_ASIDE = 4, /* out of the log's order (a retained message): moves neither ACKED nor
+                           lw_closed.seen_seq */
 };
 
 struct lw_command_publish {

@@ -221,6 +221,8 @@ export interface DeliverOptions {
   /** 0 = the next free one. */
   readonly packet_id: number;
   readonly released: boolean;
+  /** Out of the log's order (a retained message): moves no cursor. */
+  readonly aside: boolean;
   readonly bytes_max: number;
 }
 
@@ -424,7 +426,7 @@ class NativeReactor implements Reactor {
 
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number {
     const word = this.#begin(Command.deliver, conn, generation, 40 + deliver.bytes_max);
-    this.#words[word + 1] = Command.deliver | deliver.qos << 16;
+    this.#words[word + 1] = Command.deliver | (deliver.qos | (deliver.aside ? 4 : 0)) << 16;
     this.#words[word + 4] = deliver.seq;
     this.#words[word + 5] = deliver.seq / 0x1_0000_0000;
     this.#words[word + 7] = deliver.packet_id;

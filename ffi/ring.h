@@ -15,7 +15,8 @@ struct ring {
   uint64_t capacity; /* power of two */
   uint64_t head;     /* producer's; atomic store, the host loads it */
   uint64_t tail_seen; /* producer's copy of tail */
-  char apart[40];    /* keeps the two writers' cache lines apart */
+  uint64_t needed;   /* producer's: what the largest record that was refused wants; 0 = none was */
+  char apart[32];    /* keeps the two writers' cache lines apart */
   uint64_t tail;     /* host's; atomic store, the producer loads it */
 };
 
@@ -33,6 +34,12 @@ static inline uint64_t ring_free_bytes(struct ring *r) {
   return r->capacity - (r->head - r->tail_seen);
 }
 
+/* Producer: whether it is worth trying again after a record was refused. */
+static inline int ring_has_room(struct ring *r) {
+  uint64_t wanted = r->needed > r->capacity / 4 ? r->needed : r->capacity / 4;
+  return ring_free_bytes(r) >= wanted;
+}
+
 /* Room for one record with that body, padding at the end included; NULL when there is none. Fill it in,
  * then ring_commit. */
 static inline struct lw_event *ring_reserve(struct ring *r, uint32_t body_size) {
@@ -40,7 +47,10 @@ static inline struct lw_event *ring_reserve(struct ring *r, uint32_t body_size) 
   uint64_t at = r->head & (r->capacity - 1);
   uint64_t to_end = r->capacity - at;
   uint64_t needed = size <= to_end ? size : size + to_end;
-  if (r->capacity - (r->head - r->tail_seen) < needed && ring_free_bytes(r) < needed) return NULL;
+  if (r->capacity - (r->head - r->tail_seen) < needed && ring_free_bytes(r) < needed) {
+    if (needed > r->needed) r->needed = needed;
+    return NULL;
+  }
   if (size > to_end) {
     /* to_end is a multiple of 8, perhaps less than a header: size and type are all that is read. */
     uint32_t pad[2] = {(uint32_t)to_end, LW_EVENT_PAD};

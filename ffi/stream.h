@@ -22,7 +22,7 @@ static int takes_bytes(const struct connection *c) {
 
 static void violate(struct io_thread *t, struct connection *c, unsigned code) {
   c->code = (uint8_t)code;
-  c->flags |= READ_STOPPED | EXPOSED;
+  c->flags |= READ_STOPPED | BROKEN;
   backend_read_stop(t, c);
   mark_pending(t, c, PENDING_VIOLATION);
 }
@@ -47,7 +47,7 @@ static int keep(struct connection *c, const uint8_t *bytes, uint32_t size) {
 /* The ring has no room: this connection waits until the host has read on. */
 static void stall(struct io_thread *t, struct connection *c) {
   COUNT(t, ring_full, 1);
-  if (slot_list_push(&t->stalled, c->slot) != 0) return; /* no memory: tried again with more data */
+  if (slot_list_push(&t->stalled, c->slot) != 0) return end(t, c, LW_CODE_NO_MEMORY);
   c->flags |= STALLED;
   backend_read_stop(t, c);
 }
@@ -204,15 +204,16 @@ static void go_on(struct io_thread *t, struct connection *c) {
     }
     free(kept);
   }
-  if (!takes_bytes(c)) return;
+  if (!takes_frames(c)) return;
   if (c->flags & END_PENDING) end(t, c, LW_CODE_PEER_CLOSED);
   else backend_read(t, c);
 }
 
 /* The host has read on: those that waited for room in the ring go on, in the order in which they stopped. */
 static void resume_stalled(struct io_thread *t) {
+  if (!ring_has_room(&t->ring)) return;
+  t->ring.needed = 0;
   uint32_t count = t->stalled.count;
-  if (count == 0 || ring_free_bytes(&t->ring) < t->ring.capacity / 4) return;
   uint32_t i = 0;
   for (; i < count && ring_free_bytes(&t->ring) >= t->ring.capacity / 8; i++) {
     struct connection *c = connection_at(t, t->stalled.slots[i]);

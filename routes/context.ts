@@ -1,6 +1,7 @@
 /**
  * What a route is given: the parts of the service that routes speak to, and the call it answers.
  */
+import type { Code } from "../core/codes.ts";
 import type { Log } from "../core/log.ts";
 import type { Metrics } from "../core/metrics.ts";
 import type { Router } from "../core/router.ts";
@@ -14,6 +15,8 @@ export interface Context {
   /** Unix milliseconds. */
   readonly now_ms: () => number;
   readonly is_stopping: () => boolean;
+  /** What HTTP has refused, calls and items of batches, by code: for metrics. */
+  readonly refused: Map<Code, number>;
 }
 
 /** One request on its way through the table. */

@@ -1,10 +1,10 @@
 /** The route table (method, path, handler) and the one function that HTTP requests go through. */
-import { codes } from "../core/codes.ts";
+import { type Code, codes } from "../core/codes.ts";
 import type { Call, Context } from "./context.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
-import { refuse, refuse_error } from "./problem.ts";
+import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_json, publish_raw } from "./publish.ts";
 
 interface Route {
@@ -59,14 +59,18 @@ function matches(route: Compiled, path: string): boolean {
 
 /** Answers every request; nothing is thrown. */
 export function make_handler(context: Context): (request: Request) => Promise<Response> {
+  const say_no = (code: Code, detail: string, extra: Readonly<Record<string, string>> = {}) => {
+    count_refusal(context.refused, code);
+    return refuse(code, detail, 0, extra);
+  };
   return async (request) => {
     const { path, query } = split_url(request.url);
     const found = table.filter((route) => matches(route, path));
     const route = found.find(({ method }) => method === request.method);
     if (route === undefined) {
-      if (found.length === 0) return refuse(codes.not_found, `There is nothing at ${path}`);
+      if (found.length === 0) return say_no(codes.not_found, `There is nothing at ${path}`);
       const allow = found.map(({ method }) => method).join(", ");
-      return refuse(codes.method_not_allowed, `${path} takes ${allow}`, 0, { allow });
+      return say_no(codes.method_not_allowed, `${path} takes ${allow}`, { allow });
     }
     let rest = "";
     if (route.has_rest) {
@@ -75,13 +79,13 @@ export function make_handler(context: Context): (request: Request) => Promise<Re
           path.slice(route.prefix.length, path.length - route.suffix.length),
         );
       } catch {
-        return refuse(codes.query_invalid, "The path is not percent-encoded UTF-8");
+        return say_no(codes.query_invalid, "The path is not percent-encoded UTF-8");
       }
     }
     try {
       return await route.handler({ request, rest, query }, context);
     } catch (error) {
-      const response = refuse_error(error);
+      const response = refuse_error(error, context.refused);
       if (response.status === 500) {
         const stack = error instanceof Error ? error.stack : String(error);
         context.log.error("bug while answering a request", { path, error: stack });

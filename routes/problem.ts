@@ -42,8 +42,14 @@ export function refuse(
   return new Response(JSON.stringify(problem(code, detail)), { status: code.http, headers });
 }
 
+/** Counts a refusal by its code. */
+export function count_refusal(counts: Map<Code, number>, code: Code): void {
+  counts.set(code, (counts.get(code) ?? 0) + 1);
+}
+
 /** What a handler threw, as a response: a Refusal says itself, anything else is a bug of ours. */
-export function refuse_error(error: unknown): Response {
-  if (error instanceof Refusal) return refuse(error.code, error.message, error.retry_after_ms);
-  return refuse(codes.internal);
+export function refuse_error(error: unknown, counts: Map<Code, number>): Response {
+  const refusal = error instanceof Refusal ? error : new Refusal(codes.internal);
+  count_refusal(counts, refusal.code);
+  return refuse(refusal.code, refusal.message, refusal.retry_after_ms);
 }

@@ -7,7 +7,7 @@ import type { PublishOrigin } from "../core/session.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import { parse_duration_ms, parse_flag, read_body } from "./body.ts";
 import type { Call, Context } from "./context.ts";
-import { type Problem, problem } from "./problem.ts";
+import { count_refusal, type Problem, problem } from "./problem.ts";
 
 /** What became of one message. `id` names it in the log; null = not stored (QoS 0). */
 interface Published {
@@ -212,7 +212,8 @@ export async function publish_json(call: Call, context: Context): Promise<Respon
     const why = error instanceof Error ? error.message : String(error);
     throw new Refusal(codes.json_invalid, `The body is not JSON: ${why}`);
   }
-  const items = Array.isArray(parsed) ? parsed : [parsed];
+  const is_batch = Array.isArray(parsed);
+  const items: unknown[] = is_batch ? parsed as unknown[] : [parsed];
   if (items.length > limits.publish_batch_max) {
     const detail = `${items.length} messages; the limit is ${limits.publish_batch_max}`;
     throw new Refusal(codes.body_too_large, detail);
@@ -226,11 +227,12 @@ export async function publish_json(call: Call, context: Context): Promise<Respon
       context.router.publish(parse_item(items[index], now_ms), batch, index, null, once);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
+      if (is_batch) count_refusal(context.refused, error.code);
       batch.refused(index, error.code, error.message);
     }
   }
   await batch.done;
-  if (Array.isArray(parsed)) return Response.json(batch.results);
+  if (is_batch) return Response.json(batch.results);
   if (batch.refusal !== null) throw batch.refusal;
   return Response.json(batch.results[0]);
 }

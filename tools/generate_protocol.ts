@@ -31,7 +31,7 @@ async function run(args: string[]): Promise<void> {
 async function generate(): Promise<void> {
   const schema_path = `${folder}/longwire.proto`;
   const schema = await Deno.readTextFile(schema_path);
-  const scratch = await Deno.makeTempDir();
+  const scratch = await Deno.makeTempDir({ dir: folder });
   const script = `${scratch}/longwire_pb.js`;
   const types = `${scratch}/longwire_pb.d.ts`;
   // deno-fmt-ignore

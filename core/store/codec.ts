@@ -23,7 +23,7 @@ export class ByteWriter {
     this.#view = new DataView(bytes.buffer);
   }
 
-  /** The written bytes, at the start of their own buffer; the writer must not be used after. */
+  /** The written bytes, at the start of their own buffer: whoever gives it away writes no more. */
   take(): Uint8Array<ArrayBuffer> {
     return this.#bytes.subarray(0, this.size);
   }
@@ -129,6 +129,11 @@ export class ByteReader {
     return decoder.decode(this.source.subarray(this.at - length, this.at));
   }
 
+  /** Passes over a text. */
+  skip(): void {
+    this.at += 4 + this.#view.getUint32(this.at, true);
+  }
+
   /** A text that often equals the one this method read last: then that same string is answered. */
   topic(): string {
     const length = this.u32();
@@ -147,6 +152,24 @@ export class ByteReader {
     this.#text_length = length;
     return this.#text = decoder.decode(this.source.subarray(start, start + length));
   }
+}
+
+/** Topic, payload, key and property bytes of a message, roughly (text counts UTF-16 units). */
+export function message_bytes(message: Message): number {
+  let bytes = message.topic.length + message.payload.length + message.key.length;
+  const { properties } = message;
+  if (properties === undefined) return bytes;
+  bytes += (properties.content_type?.length ?? 0) + (properties.response_topic?.length ?? 0) +
+    (properties.correlation_data?.length ?? 0);
+  for (const [name, value] of properties.user_properties ?? []) bytes += name.length + value.length;
+  return bytes;
+}
+
+/**
+ * A message with its offset, on bytes of its own: the publisher's may be part of a large buffer.
+ */
+export function stored(message: Message, offset: number): StoredMessage {
+  return { ...message, payload: message.payload.slice(), offset };
 }
 
 /** What a batch of writes is made of. */
@@ -209,32 +232,39 @@ export function read_message_row(source: ByteReader): MessageRow {
 /** A row of the log or of retained messages, as a page carries it; NULL columns become "". */
 export function write_stored_row(out: ByteWriter, topic: string, row: Row): void {
   out.f64(row.offset);
+  out.text(topic);
   out.u8(row.flags);
   out.f64(row.time_ms);
   out.f64(row.expires_ms);
-  out.text(topic);
+  out.u32(0);
   out.text(row.key ?? "");
   out.text(row.properties ?? "");
   out.bytes(row.payload);
 }
 
-/** The payload is a view of the page. */
-export function read_stored(source: ByteReader): StoredMessage {
+/**
+ * A message as write_message left it; its topic is known and not read again. The payload is a view
+ * of the source, not a copy.
+ */
+export function read_stored(source: ByteReader, offset: number, topic: string): StoredMessage {
+  const flags = source.u8();
+  const time_ms = source.f64();
+  const expires_ms = source.f64();
+  source.skip();
+  const key = source.text();
+  const properties = source.text();
+  const payload = source.bytes();
+  const qos = (flags & 3) as Qos;
+  const retain = (flags & 4) !== 0;
+  const message = { topic, payload, qos, retain, time_ms, expires_ms, key, offset };
+  return properties === "" ? message : { ...message, properties: properties_of(properties) };
+}
+
+/** A row as write_stored_row left it. The payload is a view of the page. */
+export function read_stored_row(source: ByteReader): StoredMessage {
   const offset = source.f64();
-  const row = read_message_row(source);
-  const message = {
-    topic: row.topic,
-    payload: row.payload,
-    qos: (row.flags & 3) as Qos,
-    retain: (row.flags & 4) !== 0,
-    time_ms: row.time_ms,
-    expires_ms: row.expires_ms,
-    key: row.key,
-    offset,
-  };
-  return row.properties === ""
-    ? message
-    : { ...message, properties: properties_of(row.properties) };
+  const topic = source.topic();
+  return read_stored(source, offset, topic);
 }
 
 /** Properties as they rest in the log: JSON, bytes in base64. */

@@ -8,8 +8,9 @@ import { codes, Refusal } from "../codes.ts";
 import { limits } from "../limits.ts";
 import type { Message, StoredMessage } from "../message.ts";
 import { filter_matches, has_wildcard } from "../topic_tree.ts";
+import { ByteWriter, message_bytes, stored, write_message } from "./codec.ts";
 import type { Appended, Page, RetainedPage, Store, StoredSession, StoreStats } from "./mod.ts";
-import { message_bytes, stored, Window } from "./window.ts";
+import { Window } from "./window.ts";
 
 /** Bounds that a test makes smaller; what is absent is as in limits.ts. */
 export interface MemoryOptions {
@@ -21,6 +22,8 @@ export interface MemoryOptions {
 export class MemoryStore implements Store {
   readonly epoch: string = crypto.randomUUID();
   readonly #window: Window;
+  /** Scratch of one message. */
+  readonly #out = new ByteWriter(new Uint8Array(4096));
   readonly #idempotency_ttl_ms: number;
   readonly #retained = new Map<string, StoredMessage>();
   readonly #sessions = new Map<string, StoredSession>();
@@ -46,12 +49,16 @@ export class MemoryStore implements Store {
   }
 
   append(messages: readonly Message[]): number {
-    const offset = this.#window.head + 1;
+    const window = this.#window;
+    const out = this.#out;
+    const offset = window.head + 1;
     this.#assert_room(messages);
     for (const message of messages) {
-      const entry = stored(message, this.#window.head + 1);
-      this.#window.push(entry);
-      if (message.retain) this.#set_retained(entry);
+      out.size = 0;
+      write_message(out, message);
+      const position = window.add_bytes(out.take());
+      window.push(message.topic, message.expires_ms, position, out.size);
+      if (message.retain) this.#set_retained(stored(message, window.head));
     }
     this.#appended += messages.length;
     return offset;

@@ -5,8 +5,8 @@
  * for `ttl_ms`.
  */
 import { limits } from "../limits.ts";
+import { message_bytes } from "./codec.ts";
 import type { Page } from "./mod.ts";
-import { message_bytes } from "./window.ts";
 
 /** How long an unused page stays. */
 const ttl_ms = 30_000;

@@ -12,7 +12,7 @@ import {
   type ByteWriter,
   Op,
   read_session,
-  read_stored,
+  read_stored_row,
   write_message,
   write_session,
 } from "./codec.ts";
@@ -37,9 +37,9 @@ import {
 } from "./mod.ts";
 import { PageCache } from "./page_cache.ts";
 import type { Answer, Request, WriterSettings } from "./sqlite_worker.ts";
-import { stored, Window } from "./window.ts";
+import { Window } from "./window.ts";
 import { type Removed, WorkerLink } from "./worker_link.ts";
-import { WriteQueue } from "./write_queue.ts";
+import { type Sink, WriteQueue } from "./write_queue.ts";
 
 export interface SqliteOptions {
   /** What an answered write survives: see mod.ts. */
@@ -84,7 +84,7 @@ export class SqliteStore implements Store {
     const bytes_max = options.tail_bytes_max ?? limits.tail_bytes_max;
     this.#window = new Window(settings.tail_messages_max, bytes_max);
     this.#queue = new WriteQueue(
-      (messages, offset) => this.#stored(messages, offset),
+      this.#sink(),
       options.queue_bytes_max ?? limits.store_queue_bytes_max,
     );
   }
@@ -268,14 +268,22 @@ export class SqliteStore implements Store {
     }, restart_ms);
   }
 
-  #stored(messages: readonly Message[], offset: number): void {
-    // The database knows better: after a failure it may hold more than it could tell.
-    if (offset !== this.head + 1) this.#window.reset(offset - 1);
-    for (const message of messages) {
-      this.#window.push(stored(message, this.head + 1));
-      if (message.retain) this.#any_retained = true;
-    }
-    this.#appended += messages.length;
+  #sink(): Sink {
+    const window = this.#window;
+    return (messages, first, encoded, places, place) => {
+      // The database knows better: after a failure it may hold more than it could tell.
+      if (first !== window.head + 1) window.reset(first - 1);
+      const start = places[place]!;
+      const end = places[place + messages.length * 2 - 1]!;
+      const base = window.add_bytes(encoded.subarray(start, end)) - start;
+      for (const { topic, expires_ms, retain } of messages) {
+        const at = places[place]!;
+        window.push(topic, expires_ms, base + at, places[place + 1]! - at);
+        place += 2;
+        if (retain) this.#any_retained = true;
+      }
+      this.#appended += messages.length;
+    };
   }
 
   #removed({ first, trimmed, expired, topics }: Removed): void {
@@ -317,7 +325,7 @@ export class SqliteStore implements Store {
 
 function read_messages(source: ByteReader): StoredMessage[] {
   const messages: StoredMessage[] = [];
-  for (let left = source.u32(); left > 0; left--) messages.push(read_stored(source));
+  for (let left = source.u32(); left > 0; left--) messages.push(read_stored_row(source));
   return messages;
 }
 

@@ -1,41 +1,22 @@
 /**
  * The newest messages of the log in memory, indexed by topic: all of the memory store's log, the
  * tail of the SQLite store's. Holds every message from `first` to `head` that was not trimmed,
- * within two bounds.
+ * within two bounds. Messages rest as bytes in a few large segments and become objects when they
+ * are first read, so that publishing leaves the garbage collector next to nothing to carry along.
  */
 import { limits } from "../limits.ts";
-import type { Message, StoredMessage } from "../message.ts";
+import type { StoredMessage } from "../message.ts";
 import { filter_matches, has_wildcard } from "../topic_tree.ts";
+import { ByteReader, read_stored } from "./codec.ts";
 import type { Page } from "./mod.ts";
 
 /** Matches of wildcard filters are remembered in blocks of this many offsets (a power of two). */
 const block_messages = 1024;
-
-/** Topic, payload, key and property bytes of a message, roughly (text counts UTF-16 units). */
-export function message_bytes(message: Message): number {
-  let bytes = message.topic.length + message.payload.length + message.key.length;
-  const properties = message.properties;
-  if (properties === undefined) return bytes;
-  bytes += (properties.content_type?.length ?? 0) + (properties.response_topic?.length ?? 0) +
-    (properties.correlation_data?.length ?? 0);
-  for (const [name, value] of properties.user_properties ?? []) {
-    bytes += name.length + value.length;
-  }
-  return bytes;
-}
-
-/**
- * What a message becomes when it is stored. Written out: every stored message has this one shape.
- */
-export function stored(message: Message, offset: number): StoredMessage {
-  const { topic, payload, qos, retain, time_ms, expires_ms, key, properties } = message;
-  return properties === undefined
-    ? { topic, payload, qos, retain, time_ms, expires_ms, key, offset }
-    : { topic, payload, qos, retain, time_ms, expires_ms, key, offset, properties };
-}
+const segment_bytes = 256 << 10;
+const ring_messages_min = 64;
 
 /** Index of the first value above `after` in a sorted list. */
-export function index_after(offsets: readonly number[], after: number, start = 0): number {
+function index_after(offsets: readonly number[], after: number, start = 0): number {
   let low = start;
   let high = offsets.length;
   while (low < high) {
@@ -51,10 +32,55 @@ class Lane {
   start = 0;
   readonly offsets: number[] = [];
 
+  constructor(readonly topic: string) {}
+
   shift(): void {
     if (++this.start < 32 || this.start * 2 < this.offsets.length) return;
     this.offsets.splice(0, this.start);
     this.start = 0;
+  }
+}
+
+/** Encoded messages one after the other; append only. */
+class Segment {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly reader: ByteReader;
+  used = 0;
+
+  constructor(readonly first: number, size: number) {
+    this.bytes = new Uint8Array(size);
+    this.reader = new ByteReader(this.bytes);
+  }
+}
+
+/** What is known of each message, at its offset & (length - 1). Lengths are one power of two. */
+class Ring {
+  readonly lanes: (Lane | undefined)[];
+  readonly messages: (StoredMessage | undefined)[];
+  readonly positions: Uint32Array;
+  readonly sizes: Uint32Array;
+  readonly expires_ms: Float64Array;
+
+  constructor(readonly length: number) {
+    this.lanes = new Array(length).fill(undefined);
+    this.messages = new Array(length).fill(undefined);
+    this.positions = new Uint32Array(length);
+    this.sizes = new Uint32Array(length);
+    this.expires_ms = new Float64Array(length);
+  }
+
+  grown(first: number, head: number): Ring {
+    const ring = new Ring(this.length * 2);
+    for (let offset = first; offset <= head; offset++) {
+      const from = offset & (this.length - 1);
+      const to = offset & (ring.length - 1);
+      ring.lanes[to] = this.lanes[from];
+      ring.messages[to] = this.messages[from];
+      ring.positions[to] = this.positions[from]!;
+      ring.sizes[to] = this.sizes[from]!;
+      ring.expires_ms[to] = this.expires_ms[from]!;
+    }
+    return ring;
   }
 }
 
@@ -76,9 +102,10 @@ export class Window {
   head: number;
   bytes = 0;
 
-  /** Ring: the message at offset o is at o & (length - 1); undefined = trimmed or not yet there. */
-  #ring: (StoredMessage | undefined)[];
-  readonly #topics = new Map<string, Lane>();
+  #ring = new Ring(ring_messages_min);
+  /** In the order of offsets; those that hold nothing any more go from the front. */
+  #segments: Segment[] = [];
+  readonly #lanes = new Map<string, Lane>();
   /** Newest trimmed offset of topics that lost messages above `first`. */
   readonly #trimmed = new Map<string, number>();
   /** Filter -> block number -> matches, in the order of last use. */
@@ -88,61 +115,102 @@ export class Window {
   constructor(readonly messages_max: number, readonly bytes_max: number, head = 0) {
     this.head = head;
     this.first = head + 1;
-    this.#ring = new Array(64).fill(undefined);
+  }
+
+  /** Copies encoded messages (codec.ts) that are about to be pushed; answers where they begin. */
+  add_bytes(encoded: Uint8Array): number {
+    let segment = this.#segments.at(-1);
+    if (segment === undefined || segment.bytes.length - segment.used < encoded.length) {
+      segment = new Segment(this.head + 1, Math.max(segment_bytes, encoded.length));
+      this.#segments.push(segment);
+    }
+    segment.bytes.set(encoded, segment.used);
+    segment.used += encoded.length;
+    return segment.used - encoded.length;
+  }
+
+  /**
+   * Adds the message after `head`, which lies `position` to `position + size` in what add_bytes
+   * took last. The oldest make room; the newest always stays.
+   */
+  push(topic: string, expires_ms: number, position: number, size: number): void {
+    const offset = ++this.head;
+    if (offset - this.first >= this.#ring.length) {
+      this.#ring = this.#ring.grown(this.first, offset - 1);
+    }
+    let lane = this.#lanes.get(topic);
+    if (lane === undefined) this.#lanes.set(topic, lane = new Lane(topic));
+    lane.offsets.push(offset);
+    const ring = this.#ring;
+    const slot = offset & (ring.length - 1);
+    ring.lanes[slot] = lane;
+    ring.positions[slot] = position;
+    ring.sizes[slot] = size;
+    ring.expires_ms[slot] = expires_ms;
+    this.bytes += size;
+    while (
+      this.first < offset &&
+      (offset - this.first >= this.messages_max || this.bytes > this.bytes_max)
+    ) this.#drop_first();
   }
 
   get(offset: number): StoredMessage | undefined {
     if (offset < this.first || offset > this.head) return undefined;
-    return this.#ring[offset & (this.#ring.length - 1)];
+    const ring = this.#ring;
+    const slot = offset & (ring.length - 1);
+    const lane = ring.lanes[slot];
+    if (lane === undefined) return undefined;
+    const found = ring.messages[slot];
+    if (found !== undefined) return found;
+    const { reader } = this.#segment_of(offset);
+    reader.at = ring.positions[slot]!;
+    return ring.messages[slot] = read_stored(reader, offset, lane.topic);
   }
 
-  /** Adds the message after `head`; the oldest make room, and the newest always stays. */
-  push(message: StoredMessage): void {
-    if (message.offset !== this.head + 1) {
-      throw new Error(`window: ${message.offset} does not follow ${this.head}`);
+  #segment_of(offset: number): Segment {
+    let low = 0;
+    let high = this.#segments.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#segments[middle]!.first <= offset) low = middle + 1;
+      else high = middle;
     }
-    if (message.offset - this.first >= this.#ring.length) this.#grow();
-    this.head = message.offset;
-    this.#ring[message.offset & (this.#ring.length - 1)] = message;
-    this.bytes += message_bytes(message);
-    let lane = this.#topics.get(message.topic);
-    if (lane === undefined) this.#topics.set(message.topic, lane = new Lane());
-    lane.offsets.push(message.offset);
-    while (
-      this.first < this.head &&
-      (this.head - this.first >= this.messages_max || this.bytes > this.bytes_max)
-    ) this.drop_first();
+    return this.#segments[low - 1]!;
   }
 
-  /** Forgets the message at `first`. */
-  drop_first(): void {
-    const slot = this.first & (this.#ring.length - 1);
-    const message = this.#ring[slot];
-    this.#ring[slot] = undefined;
+  #drop_first(): void {
+    this.#clear_slot(this.first & (this.#ring.length - 1));
     this.first++;
-    if (message === undefined) return;
-    this.bytes -= message_bytes(message);
-    this.#shift(message.topic, this.#topics.get(message.topic)!);
+    const second = this.#segments[1];
+    if (second !== undefined && second.first <= this.first) this.#segments.shift();
+  }
+
+  #clear_slot(slot: number): void {
+    const ring = this.#ring;
+    const lane = ring.lanes[slot];
+    if (lane === undefined) return;
+    ring.lanes[slot] = undefined;
+    ring.messages[slot] = undefined;
+    this.bytes -= ring.sizes[slot]!;
+    lane.shift();
+    if (lane.start === lane.offsets.length) this.#lanes.delete(lane.topic);
   }
 
   /** Retention removed everything of the topic up to this offset. */
   trim_topic(topic: string, upto: number): void {
     if (upto < this.first) return;
     this.#trimmed.set(topic, Math.max(upto, this.#trimmed.get(topic) ?? 0));
-    const lane = this.#topics.get(topic);
+    const lane = this.#lanes.get(topic);
     while (lane !== undefined && lane.offsets.length > lane.start) {
       const offset = lane.offsets[lane.start]!;
       if (offset > upto) return;
-      const slot = offset & (this.#ring.length - 1);
-      this.bytes -= message_bytes(this.#ring[slot]!);
-      this.#ring[slot] = undefined;
-      this.#shift(topic, lane);
+      this.#clear_slot(offset & (this.#ring.length - 1));
     }
   }
 
   /** Retention removed everything before this offset. */
   trim_before(offset: number): void {
-    while (this.first < offset && this.first <= this.head) this.drop_first();
+    while (this.first < offset && this.first <= this.head) this.#drop_first();
     if (this.#trimmed.size === 0) return;
     for (const [topic, upto] of this.#trimmed) {
       if (upto < this.first) this.#trimmed.delete(topic);
@@ -154,8 +222,9 @@ export class Window {
     this.head = head;
     this.first = head + 1;
     this.bytes = 0;
-    this.#ring = new Array(64).fill(undefined);
-    this.#topics.clear();
+    this.#ring = new Ring(ring_messages_min);
+    this.#segments = [];
+    this.#lanes.clear();
     this.#trimmed.clear();
     this.#blocks.clear();
     this.#matches = 0;
@@ -171,9 +240,8 @@ export class Window {
     let bytes = 0;
     for (const offset of found.offsets) {
       if (offset > found.looked_at) break;
-      const message = this.get(offset)!;
-      messages.push(message);
-      bytes += message_bytes(message);
+      messages.push(this.get(offset)!);
+      bytes += this.#ring.sizes[offset & (this.#ring.length - 1)]!;
       if (messages.length === limit || bytes >= limits.page_bytes_max) {
         next = offset;
         break;
@@ -211,7 +279,7 @@ export class Window {
       this.#find_wildcard(filter, after, limit, now_ms, found);
       return found;
     }
-    const lane = this.#topics.get(filter);
+    const lane = this.#lanes.get(filter);
     if (lane !== undefined) {
       this.#collect(lane.offsets, lane.start, after, limit, now_ms, found);
     }
@@ -229,11 +297,12 @@ export class Window {
     now_ms: number,
     found: Found,
   ): boolean {
+    const ring = this.#ring;
     for (let index = index_after(offsets, after, start); index < offsets.length; index++) {
       const offset = offsets[index]!;
-      const message = this.#ring[offset & (this.#ring.length - 1)];
-      if (message === undefined) continue;
-      if (message.expires_ms !== 0 && message.expires_ms <= now_ms) continue;
+      const slot = offset & (ring.length - 1);
+      const expires_ms = ring.expires_ms[slot]!;
+      if (ring.lanes[slot] === undefined || expires_ms !== 0 && expires_ms <= now_ms) continue;
       found.offsets.push(offset);
       if (found.offsets.length < limit) continue;
       found.looked_at = offset;
@@ -267,10 +336,8 @@ export class Window {
     const mask = this.#ring.length - 1;
     const before = block.offsets.length;
     for (let offset = block.to + 1; offset <= end; offset++) {
-      const message = this.#ring[offset & mask];
-      if (message !== undefined && filter_matches(filter, message.topic)) {
-        block.offsets.push(offset);
-      }
+      const topic = this.#ring.lanes[offset & mask]?.topic;
+      if (topic !== undefined && filter_matches(filter, topic)) block.offsets.push(offset);
     }
     block.to = end;
     this.#matches += block.offsets.length - before;
@@ -297,18 +364,5 @@ export class Window {
       for (const block of its_blocks.values()) this.#matches -= block.offsets.length;
     }
     return blocks;
-  }
-
-  #shift(topic: string, lane: Lane): void {
-    lane.shift();
-    if (lane.start === lane.offsets.length) this.#topics.delete(topic);
-  }
-
-  #grow(): void {
-    const grown: (StoredMessage | undefined)[] = new Array(this.#ring.length * 2).fill(undefined);
-    for (let offset = this.first; offset <= this.head; offset++) {
-      grown[offset & (grown.length - 1)] = this.#ring[offset & (this.#ring.length - 1)];
-    }
-    this.#ring = grown;
   }
 }

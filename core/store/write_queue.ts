@@ -33,6 +33,8 @@ interface Call {
 
 class Batch {
   readonly calls: Call[] = [];
+  /** Where each message begins and ends, in pairs. */
+  readonly places: number[] = [];
   /** Cursors that are written with it, after all else. */
   cursors: Cursors | undefined;
   readonly done = Promise.withResolvers<void>();
@@ -55,6 +57,18 @@ class Cursors {
   }
 }
 
+/**
+ * Takes what has become durable: messages, the offset of the first, and their encoded bytes, which
+ * begin and end at the pairs of `places` from index `place` on.
+ */
+export type Sink = (
+  messages: readonly Message[],
+  first: number,
+  encoded: Uint8Array,
+  places: readonly number[],
+  place: number,
+) => void;
+
 export class WriteQueue {
   /** "" = the last batch was written. */
   failing: "" | "store_full" | "store_unavailable" = "";
@@ -75,11 +89,11 @@ export class WriteQueue {
   readonly #spare: Uint8Array<ArrayBuffer>[] = [];
 
   /**
-   * @param stored hears of every append in the order of offsets, before its caller does.
+   * @param sink is called in the order of offsets, before the publisher hears of it.
    * @param bytes_max refuses writes while this many bytes are not answered.
    */
   constructor(
-    readonly stored: (messages: readonly Message[], offset: number) => void,
+    readonly sink: Sink,
     readonly bytes_max: number,
   ) {}
 
@@ -236,20 +250,19 @@ export class WriteQueue {
     this.commits++;
     this.#answered(batch);
     let offset = answer.first;
+    let place = 0;
     let once = 0;
     for (const call of batch.calls) {
-      let place = offset;
-      let duplicate = false;
-      if (call.once) {
-        place = answer.once[once]!;
-        duplicate = answer.once[once + 1] === 1;
-        once += 2;
-      }
+      const duplicate = call.once && answer.once[once + 1] === 1;
+      const first = call.once ? answer.once[once]! : offset;
+      if (call.once) once += 2;
+      const { length } = call.messages;
       if (!duplicate) {
-        this.stored(call.messages, place);
-        offset += call.messages.length;
+        this.sink(call.messages, first, answer.spent, batch.places, place);
+        offset += length;
       }
-      call.resolve(place, duplicate);
+      place += length * 2;
+      call.resolve(first, duplicate);
     }
     if (
       answer.spent.buffer.byteLength <= spare_bytes_max && this.#spare.length < spare_buffers_max
@@ -281,7 +294,12 @@ function unavailable(why: string): Refusal {
 }
 
 function write_messages(batch: Batch, messages: readonly Message[]): void {
-  batch.out.u32(messages.length);
-  for (const message of messages) write_message(batch.out, message);
+  const { out, places } = batch;
+  out.u32(messages.length);
+  for (const message of messages) {
+    places.push(out.size);
+    write_message(out, message);
+    places.push(out.size);
+  }
   batch.messages += messages.length;
 }

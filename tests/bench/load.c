@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -26,7 +27,7 @@
 
 #define PUBLISH_BUFFER_BYTES (256u << 10)
 #define PROCESSES_MAX 256u
-#define SERVER_PIDS_MAX 16u
+#define SERVER_PIDS_MAX 64u
 /* A payload begins with u64 sequence and u64 time of sending; a fixed pattern fills the rest. */
 #define PAYLOAD_BYTES_MIN 16u
 /* Descriptors of a process that are not devices: streams, epoll, timer, some room. */
@@ -79,7 +80,7 @@ static void usage(const char *what, const char *argument) {
   fprintf(stderr, "%s \"%s\"\n", what, argument);
   fprintf(stderr, "Usage: load fanout|pairs|hold|steady key=value ...\n");
   fprintf(stderr, "  server=127.0.0.1:1883 numeric address and port\n");
-  fprintf(stderr, "  protocol=mqtt\n  pids= processes of the server whose CPU time is read\n");
+  fprintf(stderr, "  protocol=mqtt\n  pids= of the server; their children count too\n");
   for (size_t i = 0; i < OPTION_NUMBERS_COUNT; i++) {
     const struct option_number *o = &option_numbers[i];
     fprintf(stderr, "  %s=%llu %s\n", o->name, (unsigned long long)o->initial, o->meaning);
@@ -98,15 +99,43 @@ static void parse_server(struct options *o, const char *text) {
   o->server.sin_port = htons((uint16_t)port);
 }
 
+static void add_pid(struct options *o, long pid) {
+  for (uint32_t i = 0; i < o->server_pids_count; i++) {
+    if (o->server_pids[i] == pid) return;
+  }
+  if (o->server_pids_count < SERVER_PIDS_MAX) o->server_pids[o->server_pids_count++] = (int)pid;
+}
+
+/* Adds what a thread of a process has started: a command may wrap the server. */
+static void add_children(struct options *o, int pid, const char *thread) {
+  char path[64];
+  int child;
+  snprintf(path, sizeof path, "/proc/%d/task/%.16s/children", pid, thread);
+  FILE *file = fopen(path, "re");
+  if (!file) return;
+  while (fscanf(file, "%d", &child) == 1) add_pid(o, child);
+  fclose(file);
+}
+
 static void parse_pids(struct options *o, const char *text) {
   while (*text) {
     char *end;
     long pid = strtol(text, &end, 10);
-    if (end == text || pid <= 0 || o->server_pids_count == SERVER_PIDS_MAX) {
+    if (end == text || pid <= 0) {
       usage("Cannot use pids: expected numbers separated by commas, got", text);
     }
-    o->server_pids[o->server_pids_count++] = (int)pid;
+    add_pid(o, pid);
     text = *end == ',' ? end + 1 : end;
+  }
+  for (uint32_t i = 0; i < o->server_pids_count; i++) { /* grows while it runs */
+    char path[32];
+    struct dirent *thread;
+    snprintf(path, sizeof path, "/proc/%d/task", o->server_pids[i]);
+    DIR *threads = opendir(path);
+    while (threads && (thread = readdir(threads))) {
+      if (thread->d_name[0] != '.') add_children(o, o->server_pids[i], thread->d_name);
+    }
+    if (threads) closedir(threads);
   }
 }
 

@@ -49,6 +49,7 @@ interface Scenario {
 }
 
 const flags = {
+  help: { type: "boolean", short: "h", default: false },
   rounds: { type: "string" },
   seconds: { type: "string" },
   only: { type: "string" },
@@ -213,7 +214,7 @@ const no_latency = { p50: NaN, p99: NaN, max: NaN };
 async function run_load(peer: Peer, args: readonly string[], ms_max: number): Promise<LoadResult> {
   const failed = (problem: string): LoadResult => ({ ok: false, problem, latency_us: no_latency });
   if (peer.ended) return failed(`the server ended between runs: ${peer.last_words}`);
-  const where = [`server=${peer.address}`, `pids=${peer.pids.join(",")}`];
+  const where = [`server=${peer.address}`, `pids=${peer.pid}`];
   const out = await new Deno.Command(await ensure_program("load"), {
     args: [...args, ...where],
     signal: AbortSignal.timeout(ms_max),
@@ -261,6 +262,10 @@ async function progress(line: string): Promise<void> {
 async function bench(args: string[]): Promise<number> {
   if (Deno.build.os !== "linux") throw new UsageError("Cannot run the benchmark: it needs Linux");
   const { values, positionals } = read_flags(args);
+  if (values.help) {
+    console.log(await help());
+    return 0;
+  }
   const scenarios = choose_scenarios(positionals, values);
   const chosen = values.peers?.split(",").map((name) => find_kind(name).name);
   const peers = new Peers(values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND"));
@@ -286,11 +291,17 @@ async function bench(args: string[]): Promise<number> {
     Deno.removeSignalListener("SIGINT", interrupted);
     Deno.removeSignalListener("SIGTERM", interrupted);
   }
-  const machine = machine_line();
+  const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) console.log(JSON.stringify({ machine, versions, scenarios: results }, null, 2));
   else print_footer(machine, versions);
   return results.some(longwire_failed) ? 1 : 0;
+}
+
+/** The comment that this file opens with. */
+async function help(): Promise<string> {
+  const source = await Deno.readTextFile(new URL(import.meta.url));
+  return source.slice("/**\n".length, source.indexOf(" */")).replaceAll(/^ \*( |$)/gm, "");
 }
 
 function print_footer(machine: string, versions: Record<string, string>): void {

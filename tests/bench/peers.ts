@@ -156,20 +156,6 @@ export async function peer_version(kind: PeerKind): Promise<string> {
   return printed.split("\n")[0]!.trim();
 }
 
-/** A process and everything that it started. */
-function process_tree(pid: number): number[] {
-  const pids = [pid];
-  for (const parent of pids) {
-    try {
-      for (const task of Deno.readDirSync(`/proc/${parent}/task`)) {
-        const children = Deno.readTextFileSync(`/proc/${parent}/task/${task.name}/children`);
-        pids.push(...children.split(" ").filter(Boolean).map(Number));
-      }
-    } catch { /* it has ended meanwhile: nothing to count */ }
-  }
-  return pids;
-}
-
 /** A running peer. */
 export class Peer {
   #child: Deno.ChildProcess;
@@ -216,9 +202,9 @@ export class Peer {
     return `${host}:${this.port}`;
   }
 
-  /** Its processes, oldest first. */
-  get pids(): number[] {
-    return process_tree(this.#child.pid);
+  /** The process that was started; it may have children. */
+  get pid(): number {
+    return this.#child.pid;
   }
 
   get ended(): boolean {
@@ -232,13 +218,8 @@ export class Peer {
 
   /** Asks it to end, insists after a while, and removes what it stored. */
   async stop(): Promise<void> {
-    const pids = this.pids;
     const signal = (name: Deno.Signal) => {
-      for (const pid of this.#ended ? [] : pids) {
-        try {
-          Deno.kill(pid, name);
-        } catch { /* it has ended already */ }
-      }
+      if (!this.#ended) this.#child.kill(name);
     };
     signal("SIGTERM");
     const timer = setTimeout(() => signal("SIGKILL"), stop_ms);

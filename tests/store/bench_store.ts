@@ -1,7 +1,8 @@
 /**
- * What the store does on this machine: durable publishes per second and their latency with 1, 64 and
- * 1000 publishers, batches, the event loop's worst stall meanwhile, and replay. Not a test: run it with
- *   deno run --allow-read --allow-write tests/store/bench_store.ts [--seconds=2] [--normal] [name ...]
+ * What the store does on this machine: durable publishes per second and their latency with 1, 64
+ * and 1000 publishers, batches, the event loop's worst stall meanwhile, and replay. Not a test: run
+ * it with
+ *   deno run -RW tests/store/bench_store.ts [--seconds=2] [--normal] [name ...]
  * A publisher appends one message of 100 bytes, waits for its commit, and appends the next.
  */
 import type { Message } from "../../core/message.ts";

@@ -1,0 +1,594 @@
+/* The io_uring backend: one ring a thread, its connections direct descriptors in the ring's table,
+ * so that RLIMIT_NOFILE bounds a table and not the process. Accepting and receiving are multishot,
+ * everything else is gathered and submitted by the one io_uring_enter(2) of a turn.
+ * Invariant: `interest` of a connection counts its operations in the kernel; closed() is called
+ * when it is zero, so a slot is never used again while a completion may name it. A send never stays
+ * in the kernel: it is MSG_DONTWAIT, and where it meets a full socket a poll waits in its place. */
+#include <sys/resource.h>
+#include <sys/uio.h>
+
+#include "uring_probe.h"
+
+/* Completions of one wait: then commands and timers have their turn. */
+#define COMPLETIONS_PER_WAIT 2048u
+/* What is kept of a connection from which nothing is taken before its receive is cancelled. A
+ * device may well send its first packets without waiting for the answer to its hello. */
+#define UNASKED_BYTES_MAX (16u << 10)
+#define SEND_VECTORS 64u
+#define SCRATCH_MESSAGES 256u
+#define SCRATCH_VECTORS 2048u
+#define REFUSALS_PER_TURN 256
+#define QUERIES_PER_CHUNK 256u
+#define QUERY_CHUNKS_MAX 64u
+#define QUERY_NONE 0xffffffffu
+
+/* What a completion belongs to: bits 24 to 31 of user_data. Below them is the slot, or what is
+ * said here; above them the slot's generation. */
+enum operation {
+  OPERATION_NONE = 0, /* nobody waits for it */
+  OPERATION_WAKEUP,
+  OPERATION_ACCEPT,   /* number of the listener */
+  OPERATION_REFUSE,   /* number of the listener: a poll, while the table is full */
+  OPERATION_REFUSED,  /* close of a descriptor that became no connection */
+  OPERATION_ADDRESS,  /* number of the query */
+  OPERATION_RECEIVE,
+  OPERATION_SEND,
+  OPERATION_WRITABLE, /* a poll, while the socket is full */
+  OPERATION_SHUTDOWN,
+  OPERATION_CLOSE,
+  OPERATION_CANCEL_RECEIVE, /* comes only when it did not find its target */
+  OPERATION_CANCEL_WRITABLE,
+};
+
+/* Bits of connection.backend_flags. */
+enum backend_flags {
+  RECEIVING = 1 << 0,       /* the multishot receive is submitted */
+  RECEIVE_ENDING = 1 << 1,  /* and is being cancelled */
+  RECEIVE_WANTED = 1 << 2,  /* it shall go on when it ends */
+  POLLING = 1 << 3,         /* waits until the socket takes more */
+  SHUTTING = 1 << 4,        /* shutdown is under way */
+  CLOSING = 1 << 5,
+};
+
+/* The address of a peer, being asked for. */
+struct query {
+  uint32_t slot;
+  uint32_t next; /* in the list of free ones */
+  struct sockaddr_in6 address;
+};
+
+struct backend {
+  struct uring ring;
+  struct uring_buffers buffers;
+  struct wakeup wakeup;
+  uint32_t table_size;
+  uint32_t table_used;
+  uint8_t is_enabled;
+  uint8_t has_no_addresses;           /* the kernel cannot tell the peer of a direct descriptor */
+  uint8_t is_refusing[LISTENERS_MAX]; /* OPERATION_REFUSE is under way */
+  uint8_t is_ipv6[LISTENERS_MAX];
+  uint32_t messages_used;
+  uint32_t vectors_used;
+  struct query *queries[QUERY_CHUNKS_MAX];
+  uint32_t query_count;
+  uint32_t query_free; /* the first one of the list, or QUERY_NONE */
+  /* In use until they are submitted (IORING_FEAT_SUBMIT_STABLE). */
+  struct msghdr messages[SCRATCH_MESSAGES];
+  struct iovec vectors[SCRATCH_VECTORS];
+};
+
+static const char *backend_name(void) { return "uring"; }
+
+int lw_probe(char *why, int size) { return uring_probe(why, size); }
+
+static uint64_t data_of(enum operation operation, uint32_t number) {
+  return (uint64_t)operation << 24 | number;
+}
+
+static uint64_t data_for(enum operation operation, const struct connection *c) {
+  return (uint64_t)c->generation << 32 | (uint64_t)operation << 24 | c->slot;
+}
+
+/* An entry for an operation on the connection's descriptor. */
+static struct io_uring_sqe *sqe_for(struct io_thread *t, struct connection *c, unsigned opcode,
+                                    enum operation operation) {
+  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, opcode, c->fd, data_for(operation, c));
+  sqe->flags = IOSQE_FIXED_FILE;
+  c->interest++;
+  return sqe;
+}
+
+/* Cancels what has that user_data. Only when it does not find it does it make a completion. */
+static void cancel(struct io_thread *t, uint64_t target, uint64_t user_data) {
+  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_ASYNC_CANCEL, -1, user_data);
+  sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+  sqe->addr = target;
+}
+
+static int enter(struct backend *b, int wait, int timeout_ms) {
+  int result = uring_enter(&b->ring, wait, timeout_ms);
+  if (uring_room(&b->ring) == b->ring.sq_mask + 1) b->messages_used = b->vectors_used = 0;
+  return result;
+}
+
+/* ---------------------------------------------------------------- life */
+
+/* How many connections one thread may hold. The kernel allows RLIMIT_NOFILE entries of a table. */
+static uint32_t table_size_max(void) {
+  struct rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 1024;
+  const uint32_t max = 1u << 20; /* IORING_MAX_FIXED_FILES */
+  return files.rlim_cur < max ? (uint32_t)files.rlim_cur : max;
+}
+
+static int open_ring(struct io_thread *t) {
+  struct backend *b = t->backend;
+  const struct lw_options *o = &t->reactor->options;
+  /* Many threads hold many connections, and each of them has little to do. */
+  int is_one_of_many = o->thread_count > 8;
+  int error = uring_open(&b->ring, is_one_of_many ? 256 : 2048, is_one_of_many ? 4096 : 16384);
+  if (error != 0) return error;
+  uint64_t wanted = (uint64_t)o->connections_max + BUSY_MAX + 64;
+  b->table_size = wanted < table_size_max() ? (uint32_t)wanted : table_size_max();
+  error = uring_register_table(&b->ring, b->table_size);
+  if (error != 0) return error;
+  return uring_buffers_open(&b->buffers, &b->ring, is_one_of_many ? 8 : 16,
+                            is_one_of_many ? READ_BYTES / 4 : READ_BYTES);
+}
+
+static int backend_open(struct io_thread *t) {
+  struct backend *b = calloc(1, sizeof *b);
+  if (b == NULL) return -ENOMEM;
+  t->backend = b;
+  b->ring.fd = -1;
+  b->query_free = QUERY_NONE;
+  int error = wakeup_open(&b->wakeup);
+  if (error == 0) error = open_ring(t);
+  if (error != 0) backend_shut(t);
+  return error;
+}
+
+/* The thread is over, and with it all of its operations: the kernel cancels them at its exit. */
+static void backend_shut(struct io_thread *t) {
+  struct backend *b = t->backend;
+  for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    if (t->listen_fds[i] >= 0) close(t->listen_fds[i]);
+  }
+  uring_close(&b->ring);
+  uring_buffers_free(&b->buffers);
+  wakeup_close(&b->wakeup);
+  for (uint32_t i = 0; i < QUERY_CHUNKS_MAX; i++) free(b->queries[i]);
+  free(b);
+}
+
+static void backend_wake(struct io_thread *t) { wakeup_ring(&t->backend->wakeup); }
+
+/* Multishot polls report edges: the counter of the eventfd need never be read. */
+static void await_wakeup(struct io_thread *t) {
+  struct backend *b = t->backend;
+  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_POLL_ADD, b->wakeup.read_fd,
+                                       data_of(OPERATION_WAKEUP, 0));
+  sqe->len = IORING_POLL_ADD_MULTI;
+  sqe->poll32_events = POLLIN;
+}
+
+/* In the I/O thread: from here on the ring is its own. */
+static void enable(struct io_thread *t) {
+  struct backend *b = t->backend;
+  int error = uring_enable(&b->ring);
+  assert(error == 0);
+  (void)error;
+  b->is_enabled = 1;
+  await_wakeup(t);
+}
+
+/* ---------------------------------------------------------------- accepting */
+
+static void accept_on(struct io_thread *t, uint32_t index) {
+  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_ACCEPT, t->listen_fds[index],
+                                       data_of(OPERATION_ACCEPT, index));
+  sqe->ioprio = IORING_ACCEPT_MULTISHOT;
+  sqe->file_index = IORING_FILE_INDEX_ALLOC;
+}
+
+static int backend_listen(struct io_thread *t, uint32_t index) {
+  struct sockaddr_storage address;
+  socklen_t size = sizeof address;
+  if (getsockname(t->listen_fds[index], (struct sockaddr *)&address, &size) != 0) return -errno;
+  t->backend->is_ipv6[index] = address.ss_family == AF_INET6;
+  accept_on(t, index);
+  return 0;
+}
+
+static void backend_unlisten(struct io_thread *t, uint32_t index) {
+  cancel(t, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
+  cancel(t, data_of(OPERATION_REFUSE, index), OPERATION_NONE);
+  /* What is not submitted yet names the descriptor by its number: it must not be another's then. */
+  enter(t->backend, 0, 0);
+  close(t->listen_fds[index]);
+}
+
+static void close_direct(struct io_thread *t, uint32_t descriptor, uint64_t user_data) {
+  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_CLOSE, 0, user_data);
+  sqe->file_index = descriptor + 1;
+}
+
+/* The reactor has no slot for it: its busy bytes, and away with it. */
+static void refuse_direct(struct io_thread *t, uint32_t index, uint32_t descriptor) {
+  const struct listener *l = &t->reactor->listeners[index];
+  struct io_uring_sqe *sqe =
+      uring_sqe(&t->backend->ring, IORING_OP_SEND, (int)descriptor, OPERATION_NONE);
+  sqe->flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+  sqe->addr = (uint64_t)(uintptr_t)l->busy;
+  sqe->len = l->busy_size;
+  sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+  close_direct(t, descriptor, data_of(OPERATION_REFUSED, 0));
+}
+
+/* The table is full: connections are taken in the old way, only to be told so. */
+static void refuse_on(struct io_thread *t, uint32_t index) {
+  struct backend *b = t->backend;
+  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_POLL_ADD, t->listen_fds[index],
+                                       data_of(OPERATION_REFUSE, index));
+  sqe->poll32_events = POLLIN;
+  b->is_refusing[index] = 1;
+}
+
+static int has_room(const struct backend *b) {
+  return b->table_used + b->table_size / 64 < b->table_size;
+}
+
+static void on_accept(struct io_thread *t, uint32_t index, const struct io_uring_cqe *cqe) {
+  struct backend *b = t->backend;
+  if (cqe->res >= 0) {
+    b->table_used++;
+    if (accepted(t, index, cqe->res) == NULL) refuse_direct(t, index, (uint32_t)cqe->res);
+  }
+  if ((cqe->flags & IORING_CQE_F_MORE) || t->listen_fds[index] < 0) return;
+  /* The one that found the table full is closed without a word: the kernel had accepted it. */
+  if (cqe->res == -ENFILE) refuse_on(t, index);
+  else if (cqe->res != -ECANCELED) accept_on(t, index);
+}
+
+static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring_cqe *cqe) {
+  struct backend *b = t->backend;
+  const struct listener *l = &t->reactor->listeners[index];
+  uint8_t discarded[256];
+  int count = 0;
+  b->is_refusing[index] = 0;
+  if (t->listen_fds[index] < 0) return;
+  for (; cqe->res > 0 && count < REFUSALS_PER_TURN; count++) {
+    int fd = accept4(t->listen_fds[index], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) break;
+    send(fd, l->busy, l->busy_size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    /* Bytes that nobody has read would make the close a reset, and that destroys the answer. */
+    while (recv(fd, discarded, sizeof discarded, MSG_DONTWAIT) == (ssize_t)sizeof discarded) {
+    }
+    close(fd);
+    COUNT(t, closed[LW_CODE_CONNECTION_LIMIT], 1);
+  }
+  /* Without even one descriptor to say so: the kernel accepts and drops, one after the other. */
+  int is_out_of_descriptors = cqe->res > 0 && count == 0 && (errno == EMFILE || errno == ENFILE);
+  if (has_room(b) || is_out_of_descriptors) accept_on(t, index);
+  else refuse_on(t, index);
+}
+
+/* A place in the table is free again. */
+static void give_back_descriptor(struct io_thread *t) {
+  struct backend *b = t->backend;
+  b->table_used--;
+  for (uint32_t i = 0; i < LISTENERS_MAX && has_room(b); i++) {
+    if (!b->is_refusing[i]) continue;
+    b->is_refusing[i] = 0;
+    cancel(t, data_of(OPERATION_REFUSE, i), OPERATION_NONE); /* on_refuse goes on */
+  }
+}
+
+/* ---------------------------------------------------------------- addresses */
+
+static struct query *query_at(const struct backend *b, uint32_t number) {
+  return &b->queries[number / QUERIES_PER_CHUNK][number % QUERIES_PER_CHUNK];
+}
+
+/* Number of a query that is free, or QUERY_NONE. */
+static uint32_t query_take(struct backend *b) {
+  uint32_t number = b->query_free;
+  if (number != QUERY_NONE) {
+    b->query_free = query_at(b, number)->next;
+    return number;
+  }
+  number = b->query_count;
+  uint32_t chunk = number / QUERIES_PER_CHUNK;
+  if (chunk == QUERY_CHUNKS_MAX) return QUERY_NONE;
+  if (b->queries[chunk] == NULL) {
+    b->queries[chunk] = malloc(QUERIES_PER_CHUNK * sizeof(struct query));
+    if (b->queries[chunk] == NULL) return QUERY_NONE;
+  }
+  b->query_count++;
+  return number;
+}
+
+/* getpeername(2) has no descriptor to ask about; a socket command with SO_PEERNAME does (Linux 6.7).
+ * It is answered before the first byte is received: both are submitted in this order. */
+static void backend_address(struct io_thread *t, struct connection *c) {
+  struct backend *b = t->backend;
+  uint32_t number = b->has_no_addresses ? QUERY_NONE : query_take(b);
+  if (number == QUERY_NONE) return;
+  struct query *query = query_at(b, number);
+  query->slot = c->slot;
+  uint64_t user_data = (uint64_t)c->generation << 32 | data_of(OPERATION_ADDRESS, number);
+  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_URING_CMD, c->fd, user_data);
+  /* It wants the very size that it will answer. */
+  uint32_t size = b->is_ipv6[c->listener] ? sizeof query->address : sizeof(struct sockaddr_in);
+  sqe->flags = IOSQE_FIXED_FILE;
+  sqe->cmd_op = URING_SOCKET_OP_GETSOCKOPT;
+  sqe->addr = (uint64_t)SO_PEERNAME << 32 | SOL_SOCKET; /* optname and level */
+  sqe->file_index = size;                               /* optlen */
+  sqe->addr3 = (uint64_t)(uintptr_t)&query->address;    /* optval */
+}
+
+static void on_address(struct io_thread *t, uint64_t user_data, int32_t result) {
+  struct backend *b = t->backend;
+  uint32_t number = (uint32_t)user_data & 0xffffff;
+  struct query *query = query_at(b, number);
+  struct connection *c = connection_at(t, query->slot);
+  query->next = b->query_free;
+  b->query_free = number;
+  if (result < 0) {
+    if (result == -EOPNOTSUPP || result == -EINVAL) b->has_no_addresses = 1;
+    return;
+  }
+  if (c->generation != (uint32_t)(user_data >> 32)) return;
+  const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&query->address;
+  c->peer_family = v4->sin_family == AF_INET ? 4 : 6;
+  c->peer_port = ntohs(v4->sin_port); /* at the same place in both */
+  if (c->peer_family == 4) memcpy(c->peer_address, &v4->sin_addr, 4);
+  else memcpy(c->peer_address, &query->address.sin6_addr, 16);
+}
+
+/* ---------------------------------------------------------------- receiving */
+
+static void receive_on(struct io_thread *t, struct connection *c) {
+  struct io_uring_sqe *sqe = sqe_for(t, c, IORING_OP_RECV, OPERATION_RECEIVE);
+  sqe->flags |= IOSQE_BUFFER_SELECT;
+  sqe->ioprio = IORING_RECV_MULTISHOT;
+  sqe->buf_group = URING_BUFFER_GROUP;
+  c->backend_flags |= RECEIVING;
+}
+
+static void backend_read(struct io_thread *t, struct connection *c) {
+  c->backend_flags |= RECEIVE_WANTED;
+  if (!(c->backend_flags & (RECEIVING | CLOSING))) receive_on(t, c);
+}
+
+static void cancel_receive(struct io_thread *t, struct connection *c) {
+  c->backend_flags |= RECEIVE_ENDING;
+  cancel(t, data_for(OPERATION_RECEIVE, c), data_for(OPERATION_CANCEL_RECEIVE, c));
+}
+
+static void backend_read_stop(struct io_thread *t, struct connection *c) {
+  c->backend_flags &= (uint8_t)~RECEIVE_WANTED;
+  if ((c->backend_flags & (RECEIVING | RECEIVE_ENDING)) == RECEIVING) cancel_receive(t, c);
+}
+
+static int backend_adopt(struct io_thread *t, struct connection *c) {
+  backend_read(t, c);
+  return 0;
+}
+
+/* ENOBUFS is no error (io_uring_prep_recv_multishot(3)): others had the buffers, which are back by
+ * the time the receive is submitted again; and it goes before those that had them. */
+static void on_receive(struct io_thread *t, struct connection *c, const struct io_uring_cqe *cqe) {
+  struct backend *b = t->backend;
+  int is_last = !(cqe->flags & IORING_CQE_F_MORE);
+  if (is_last) {
+    c->backend_flags &= (uint8_t)~(RECEIVING | RECEIVE_ENDING);
+    c->interest--;
+  }
+  if (cqe->flags & IORING_CQE_F_BUFFER) {
+    uint32_t size = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+    if (size > 0) received(t, c, uring_buffers_at(&b->buffers, cqe->flags), size);
+    uring_buffers_done(&b->buffers, cqe->flags, size);
+  }
+  if (c->state == CLOSED) return;
+  if (cqe->res == 0) return received(t, c, NULL, 0);
+  if (cqe->res < 0 && cqe->res != -ENOBUFS && cqe->res != -ECANCELED && cqe->res != -EINTR) {
+    return failed(t, c);
+  }
+  if (!takes_bytes(c) && c->kept != NULL && c->kept->size > UNASKED_BYTES_MAX) {
+    backend_read_stop(t, c);
+  }
+  if (c->backend_flags & RECEIVE_WANTED) backend_read(t, c);
+}
+
+/* ---------------------------------------------------------------- sending */
+
+/* Fills in a send of many stretches; returns how many bytes they are, 0 when there is no room. */
+static uint32_t send_many(struct backend *b, struct io_uring_sqe *sqe, const struct out_queue *q) {
+  struct msghdr *message = &b->messages[b->messages_used];
+  struct iovec *vectors = &b->vectors[b->vectors_used];
+  uint32_t count = 0;
+  uint32_t size = 0;
+  for (; count < q->count && count < SEND_VECTORS; count++) {
+    const struct out_entry *e = out_at(q, count);
+    uint32_t skip = count == 0 ? q->sent : 0;
+    vectors[count] = (struct iovec){e->block->bytes + e->offset + skip, e->size - skip};
+    size += e->size - skip;
+  }
+  *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
+  b->messages_used++;
+  b->vectors_used += count;
+  sqe->opcode = IORING_OP_SENDMSG;
+  sqe->addr = (uint64_t)(uintptr_t)message;
+  sqe->len = 1;
+  return size;
+}
+
+static int has_scratch(const struct backend *b) {
+  return b->messages_used < SCRATCH_MESSAGES && b->vectors_used + SEND_VECTORS <= SCRATCH_VECTORS;
+}
+
+static void backend_flush(struct io_thread *t, struct connection *c) {
+  struct backend *b = t->backend;
+  struct out_queue *q = c->out;
+  if (q->sending > 0 || q->blocked) return;
+  if (q->count > 1 && !has_scratch(b)) enter(b, 0, 0);
+  struct io_uring_sqe *sqe = sqe_for(t, c, IORING_OP_SEND, OPERATION_SEND);
+  sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+  if (q->count > 1 && has_scratch(b)) {
+    q->sending = send_many(b, sqe, q);
+  } else {
+    const struct out_entry *e = out_at(q, 0);
+    sqe->addr = (uint64_t)(uintptr_t)(e->block->bytes + e->offset + q->sent);
+    sqe->len = q->sending = e->size - q->sent;
+  }
+  COUNT(t, sends, 1);
+}
+
+/* The socket is full: a poll waits for room, so that what is queued stays free to be dropped,
+ * replaced and moved to memory of its own. */
+static void block_writing(struct io_thread *t, struct connection *c) {
+  c->out->blocked = 1;
+  out_detach(c->out);
+  if (c->backend_flags & POLLING) return;
+  c->backend_flags |= POLLING;
+  sqe_for(t, c, IORING_OP_POLL_ADD, OPERATION_WRITABLE)->poll32_events = POLLOUT;
+}
+
+static void on_send(struct io_thread *t, struct connection *c, int32_t result) {
+  c->interest--;
+  uint32_t asked = c->out->sending;
+  c->out->sending = 0;
+  if (c->state == CLOSED) return;
+  if (result < 0 && result != -EAGAIN && result != -EINTR) return failed(t, c);
+  if (result > 0) sent(t, c, (uint32_t)result);
+  if (result == -EAGAIN || (result >= 0 && (uint32_t)result < asked)) return block_writing(t, c);
+  mark_dirty(t, c); /* to send what has come in between, or to say that all is sent */
+}
+
+static void on_writable(struct io_thread *t, struct connection *c) {
+  c->interest--;
+  c->backend_flags &= (uint8_t)~POLLING;
+  if (c->state == CLOSED || c->out == NULL) return;
+  c->out->blocked = 0;
+  mark_dirty(t, c); /* an error shows when it sends */
+}
+
+static void backend_end_write(struct io_thread *t, struct connection *c) {
+  c->backend_flags |= SHUTTING;
+  sqe_for(t, c, IORING_OP_SHUTDOWN, OPERATION_SHUTDOWN)->len = SHUT_WR;
+}
+
+/* ---------------------------------------------------------------- closing */
+
+static void cancel_poll(struct io_thread *t, const struct connection *c) {
+  cancel(t, data_for(OPERATION_WRITABLE, c), data_for(OPERATION_CANCEL_WRITABLE, c));
+}
+
+static void close_now_direct(struct io_thread *t, struct connection *c) {
+  c->interest++;
+  close_direct(t, (uint32_t)c->fd, data_for(OPERATION_CLOSE, c));
+}
+
+/* A shutdown is run by a worker of the kernel, which looks its descriptor up only then: were that
+ * closed and its place taken by a new connection, it would be the new one's writing that ends. */
+static void backend_close(struct io_thread *t, struct connection *c) {
+  backend_read_stop(t, c);
+  if (c->backend_flags & POLLING) cancel_poll(t, c);
+  c->backend_flags |= CLOSING;
+  if (!(c->backend_flags & SHUTTING)) close_now_direct(t, c);
+}
+
+static void on_shutdown(struct io_thread *t, struct connection *c) {
+  c->interest--;
+  c->backend_flags &= (uint8_t)~SHUTTING;
+  if (c->backend_flags & CLOSING) close_now_direct(t, c);
+}
+
+/* A cancel misses its target while that is being run; then it has ended, or is to be found now. */
+static void on_cancel_missed(struct io_thread *t, struct connection *c, enum operation operation) {
+  if (operation == OPERATION_CANCEL_WRITABLE) {
+    if (c->backend_flags & POLLING && c->backend_flags & CLOSING) cancel_poll(t, c);
+  } else if (c->backend_flags & RECEIVE_ENDING) {
+    cancel_receive(t, c);
+  }
+}
+
+/* ---------------------------------------------------------------- the wait */
+
+static void complete_for(struct io_thread *t, struct connection *c, enum operation operation,
+                         const struct io_uring_cqe *cqe) {
+  switch (operation) {
+  case OPERATION_RECEIVE:
+    on_receive(t, c, cqe);
+    break;
+  case OPERATION_SEND:
+    on_send(t, c, cqe->res);
+    break;
+  case OPERATION_WRITABLE:
+    on_writable(t, c);
+    break;
+  case OPERATION_SHUTDOWN:
+    on_shutdown(t, c);
+    break;
+  case OPERATION_CLOSE:
+    c->interest--;
+    give_back_descriptor(t);
+    break;
+  default:
+    on_cancel_missed(t, c, operation);
+  }
+  if (c->backend_flags & CLOSING && c->interest == 0) {
+    c->backend_flags = 0;
+    closed(t, c);
+  }
+}
+
+static void complete(struct io_thread *t, const struct io_uring_cqe *cqe) {
+  uint32_t number = (uint32_t)cqe->user_data & 0xffffff;
+  enum operation operation = (enum operation)((uint32_t)cqe->user_data >> 24);
+  switch (operation) {
+  case OPERATION_NONE:
+    break;
+  case OPERATION_WAKEUP:
+    if (!(cqe->flags & IORING_CQE_F_MORE)) await_wakeup(t);
+    break;
+  case OPERATION_ACCEPT:
+    on_accept(t, number, cqe);
+    break;
+  case OPERATION_REFUSE:
+    on_refuse(t, number, cqe);
+    break;
+  case OPERATION_REFUSED:
+    give_back_descriptor(t);
+    break;
+  case OPERATION_ADDRESS:
+    on_address(t, cqe->user_data, cqe->res);
+    break;
+  default: {
+    struct connection *c = connection_at(t, number);
+    int is_stale = c->generation != (uint32_t)(cqe->user_data >> 32);
+    /* Only a cancel that nobody waits for can come so late. */
+    assert(!is_stale || operation >= OPERATION_CANCEL_RECEIVE);
+    if (!is_stale) complete_for(t, c, operation, cqe);
+  }
+  }
+}
+
+static void backend_wait(struct io_thread *t, int timeout_ms) {
+  struct backend *b = t->backend;
+  struct io_uring_cqe cqe;
+  if (!b->is_enabled) enable(t);
+  uint32_t count = 0;
+  do {
+    /* The kernel runs some twenty receives for each call (IO_LOCAL_TW_DEFAULT_MAX), then returns. */
+    enter(b, 1, count > 0 || uring_peek(&b->ring, &cqe) ? 0 : timeout_ms);
+    if (count == 0) read_clock(t);
+    uint32_t before = count;
+    for (; count < COMPLETIONS_PER_WAIT && uring_peek(&b->ring, &cqe); count++) {
+      uring_pop(&b->ring);
+      complete(t, &cqe);
+    }
+    if (count == before) break;
+  } while (count < COMPLETIONS_PER_WAIT && uring_has_more(&b->ring));
+}
