@@ -21,7 +21,8 @@ import type { Store } from "./core/store/mod.ts";
 import { SqliteStore } from "./core/store/sqlite.ts";
 import manifest from "./deno.json" with { type: "json" };
 import { BuildError, ensure_library } from "./ffi/build.ts";
-import { open_reactor, protocols, type Reactor } from "./ffi/reactor.ts";
+import { Certificates } from "./ffi/certificates.ts";
+import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reactor.ts";
 import { end_event_streams } from "./routes/events.ts";
 import { make_handler } from "./routes/mod.ts";
 
@@ -34,28 +35,49 @@ async function open_store(config: Config): Promise<Store> {
   }
 }
 
-async function make_reactor(config: Config, thread_count: number): Promise<Reactor> {
+async function make_reactor(config: Config, thread_count: number): Promise<OwnReactor> {
+  const backend = startup.backend_of(config.backend, Deno.build.os);
+  const library = await ensure_library(backend);
   const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
-  const library = await ensure_library(startup.backend_of(config.backend, Deno.build.os));
-  return open_reactor(library, { ...limits, thread_count, connections_max });
+  const { connects_per_s, connects_per_source_per_s, connections_per_source } = config;
+  const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };
+  const options = { ...limits, ...bounds, thread_count, connections_max };
+  const reactor = startup.start(backend, () => open_reactor(library, options));
+  reactor.trust_proxies(config.proxy_protocol);
+  return reactor;
+}
+
+/** Loads the certificates, when a listener needs them, and whenever they change. */
+async function use_certificates(config: Config, reactor: OwnReactor, log: Log): Promise<void> {
+  if (config.mqtts === undefined && config.device_tls === undefined) return;
+  const certificates = new Certificates(reactor, config);
+  await certificates.load();
+  certificates.watch((problem) => {
+    if (problem === "") log.info("certificates are in use since they changed");
+    else log.error("certificates changed and cannot be used", { problem });
+  });
 }
 
 /** Opens the device listeners; a driver's index in the hub is that of its listener. */
 function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): startup.Listening {
   const listeners = [
-    ["mqtt", config.mqtt, protocols.mqtt, mqtt, busy_packet],
-    ["device", config.device, protocols.longwire, longwire, busy_frame()],
+    ["mqtt", config.mqtt, protocols.mqtt, mqtt, busy_packet, undefined],
+    ["device", config.device, protocols.longwire, longwire, busy_frame(), undefined],
+    ["mqtts", config.mqtts, protocols.mqtt, mqtt, busy_packet, 0],
+    ["device_tls", config.device_tls, protocols.longwire, longwire, busy_frame(), 0],
   ] as const;
+  const proxy = config.proxy_protocol.length > 0;
   const listening: { [name: string]: startup.Listening["mqtt"] } = {};
-  for (const [name, address, protocol, driver, busy] of listeners) {
+  for (const [name, address, protocol, driver, busy, tls] of listeners) {
     if (address === undefined) continue;
     listening[name] = startup.bind(name, address, ({ host, port }) => ({
       host,
-      port: hub.reactor.listen({ protocol, address: host, port, busy }),
+      port: hub.reactor.listen({ protocol, address: host, port, busy, tls, proxy }),
     }));
     hub.drivers.push(driver);
   }
-  return { mqtt: listening.mqtt, device: listening.device, http: undefined };
+  const { mqtt: on_mqtt, device, mqtts, device_tls } = listening;
+  return { mqtt: on_mqtt, device, mqtts, device_tls, http: undefined };
 }
 
 type HttpServer = Deno.HttpServer<Deno.NetAddr>;
@@ -70,13 +92,16 @@ function listen_http(
   });
 }
 
+/** `deno task` hands on a Ctrl-C that the terminal has given to every process: those are one. */
+const same_signal_ms = 1000;
+
 /** Settled by the first SIGINT or SIGTERM; the second ends the process at once. */
 function stop_signal(): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  let is_second = false;
+  let first_ms = 0;
   const on_signal = (exit_code: number) => {
-    if (is_second) Deno.exit(exit_code);
-    is_second = true;
+    if (first_ms > 0 && performance.now() - first_ms > same_signal_ms) Deno.exit(exit_code);
+    first_ms ||= performance.now();
     resolve();
   };
   Deno.addSignalListener("SIGINT", () => on_signal(130));
@@ -93,6 +118,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const store = await open_store(config);
   const thread_count = startup.thread_count_of(config.io_threads, navigator.hardwareConcurrency);
   const reactor = await make_reactor(config, thread_count);
+  await use_certificates(config, reactor, log);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
   const hub = new Hub(reactor, router, sessions, log);
@@ -102,7 +128,8 @@ async function serve(args: readonly string[]): Promise<void> {
   let is_stopping = false;
   const refused = new Map<Code, number>();
   const { version } = manifest;
-  const metrics = new Metrics({ reactor, router, sessions, store, version, http_refused: refused });
+  const counts = { http_refused: refused, filters_refused: hub.filters_refused };
+  const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const now_ms = Date.now;
   const context = { router, store, metrics, log, now_ms, is_stopping: () => is_stopping, refused };
   const http = listen_http(config, make_handler(context));
@@ -128,6 +155,9 @@ async function serve(args: readonly string[]): Promise<void> {
   await shut_down(parts, config.shutdown_timeout_s * 1000);
 }
 
+/** What the operator can mend: said in one sentence, without a stack. */
+const start_errors = [startup.StartError, BuildError, TlsError];
+
 /** Runs the command; answers the exit status. */
 async function main(): Promise<number> {
   try {
@@ -148,12 +178,13 @@ async function main(): Promise<number> {
     }
   } catch (error) {
     if (error instanceof ConfigError) console.error(error.problems.join("\n"));
-    else if (error instanceof startup.StartError || error instanceof BuildError) {
-      console.error(error.message);
+    else if (start_errors.some((one) => error instanceof one)) {
+      console.error((error as Error).message);
     } else throw error;
     return 1;
   }
 }
 
-// Timers that are left (wills that wait, requests that linger) must not keep a stopped service alive.
+// Timers that are left (wills that wait, requests that linger) must not keep a stopped service
+// alive.
 if (import.meta.main) Deno.exit(await main());

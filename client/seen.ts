@@ -28,6 +28,8 @@ export interface Rewind {
   readonly after: number;
   /** Seen up to here. */
   progress: number;
+  /** After this it was seen too, live before the service went back; Infinity = nothing was. */
+  live_from: number;
   /** The service has answered the subscription: the next message above the top ends the rewind. */
   confirmed: boolean;
 }
@@ -71,7 +73,7 @@ export class Seen {
   subscribe(filter: string, qos: Qos, after: number | undefined): Rewind | undefined {
     this.unsubscribe(filter);
     const rewind = qos > 0 && after !== undefined && after < this.top
-      ? { after, progress: after, confirmed: false }
+      ? { after, progress: after, live_from: Infinity, confirmed: false }
       : undefined;
     if (rewind !== undefined) this.#rewinds += 1;
     this.#coverages.set(filter, {
@@ -127,11 +129,11 @@ export class Seen {
         coverage.rewind = undefined;
         this.#rewinds -= 1;
       }
-      // Nothing that matched since can have been left out.
-      const { filter, is_complete, from } = coverage;
-      if (is_complete && from === Infinity && filter_matches(filter, topic)) {
-        coverage.from = offset - 1;
-      }
+      // Nothing that matches from now on can be left out.
+      const { filter, is_complete, rewind } = coverage;
+      if (!is_complete || !filter_matches(filter, topic)) continue;
+      if (rewind !== undefined) rewind.live_from = Math.min(rewind.live_from, offset - 1);
+      else coverage.from = Math.min(coverage.from, offset - 1);
     }
     const is_new = !this.#unordered.has(offset);
     for (const earlier of this.#unordered) if (earlier <= offset) this.#unordered.delete(earlier);
@@ -164,7 +166,7 @@ export class Seen {
       if (!filter_matches(filter, topic)) continue;
       if (rewind === undefined) {
         covered ||= offset > from;
-      } else if (offset > rewind.progress) {
+      } else if (offset > rewind.progress && offset <= rewind.live_from) {
         wanted = true;
         rewind.progress = offset;
       } else {

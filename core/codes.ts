@@ -67,6 +67,15 @@ const rows = {
   auth_method: [39, "The authentication method is not supported", 400, 0x8c, 5, false],
   shared_unsupported: [40, "Shared subscriptions are not supported", 400, 0x9e, 0, false],
   topic_alias_invalid: [41, "The topic alias is out of range", 400, 0x94, 0, false],
+  tls_failed: [42, "The TLS handshake or a TLS record is not valid", 400, 0x80, 0, false],
+  tls_certificate: [43, "No valid client certificate", 401, 0x87, 5, false],
+  tls_busy: [44, "Too many TLS handshakes are under way", 503, 0x97, 3, true],
+  proxy_malformed: [45, "The PROXY header is missing or not valid", 400, 0x81, 0, false],
+  proxy_forbidden: [46, "A PROXY header from a source that is not trusted", 403, 0x87, 5, false],
+  connect_rate: [47, "More connects a second than the service takes", 503, 0x9f, 3, true],
+  source_rate: [48, "More connects a second than one address may", 429, 0x9f, 3, true],
+  source_limit: [49, "The address has as many connections as it may", 429, 0x97, 3, true],
+  receive_maximum: [50, "More publishes in flight than Receive Maximum", 429, 0x93, 0, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

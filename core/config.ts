@@ -5,6 +5,7 @@
  */
 import { log_levels } from "./log.ts";
 import type { LogLevel } from "./log.ts";
+import { type Network, parse_network } from "./network.ts";
 
 /** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
 export interface Address {
@@ -22,6 +23,21 @@ export interface Config {
   readonly mqtt: Address | undefined;
   /** Longwire listener; undefined = closed. */
   readonly device: Address | undefined;
+  /** The same two over TLS. */
+  readonly mqtts: Address | undefined;
+  readonly device_tls: Address | undefined;
+  /** Files of certificate chains and of their keys, in the same order. */
+  readonly tls_cert: readonly string[];
+  readonly tls_key: readonly string[];
+  /** File of the certificates that sign devices' certificates; "" = nobody does. */
+  readonly tls_client_ca: string;
+  readonly tls_client_auth: "none" | "optional" | "required";
+  /** Load balancers whose PROXY headers are believed; empty = the protocol is off. */
+  readonly proxy_protocol: readonly Network[];
+  /** 0 = no bound; so are the next two. */
+  readonly connects_per_s: number;
+  readonly connects_per_source_per_s: number;
+  readonly connections_per_source: number;
   /** Directory of the store; "memory" = nothing is kept. */
   readonly data: string;
   readonly synchronous: "full" | "normal";
@@ -88,6 +104,29 @@ const path: Type<string> = {
     text.includes("\0") ? { problem: "a path must not contain U+0000" } : { value: text },
 };
 
+const path_list: Type<readonly string[]> = {
+  form: "paths, comma-separated",
+  parse: (text) => {
+    const paths = text === "" ? [] : text.split(",").map((each) => each.trim());
+    if (text.includes("\0")) return { problem: "a path must not contain U+0000" };
+    return paths.includes("") ? { problem: "a path is empty" } : { value: paths };
+  },
+};
+
+const network_list: Type<readonly Network[]> = {
+  form: "networks, comma-separated, or off",
+  parse: (text) => {
+    const networks: Network[] = [];
+    for (const each of text === "off" ? [] : text.split(",")) {
+      const network = parse_network(each.trim());
+      if (typeof network === "string") return { problem: network };
+      networks.push(network);
+    }
+    if (networks.length > networks_max) return { problem: `at most ${networks_max} networks` };
+    return { value: networks };
+  },
+};
+
 const node_name: Type<string> = {
   form: "name",
   parse: (text) =>
@@ -139,6 +178,10 @@ const io_threads_max = 127;
 /** A Map holds no more than 2^24 entries, and every connected session is an entry of one. */
 const connections_max = 2 ** 24;
 
+/** PROXY_NETWORKS_MAX of ffi/proxy.h */
+const networks_max = 64;
+const rate_max = 1_000_000;
+
 /** The one table. The order is that of the help text and of the README. */
 export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> } = {
   config: {
@@ -160,6 +203,59 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: listener,
     fallback: "127.0.0.1:7000",
     help: "listener for the Longwire device protocol",
+  },
+  mqtts: {
+    type: listener,
+    fallback: "off",
+    help: "listener for MQTT over TLS",
+  },
+  device_tls: {
+    type: listener,
+    fallback: "off",
+    help: "listener for the Longwire device protocol over TLS",
+  },
+  tls_cert: {
+    type: path_list,
+    fallback: "",
+    help: "PEM files of certificate chains, leaf first; read again when they change",
+  },
+  tls_key: {
+    type: path_list,
+    fallback: "",
+    help: "PEM files of their keys, in the same order",
+  },
+  tls_client_ca: {
+    type: path,
+    fallback: "",
+    help: "PEM file of the certificates that sign devices' certificates",
+  },
+  tls_client_auth: {
+    type: choice("none", "optional", "required"),
+    fallback: "none",
+    help: "whether devices over TLS show a certificate; one that is shown must be valid",
+  },
+  proxy_protocol: {
+    type: network_list,
+    fallback: "off",
+    help: "load balancers that begin each device connection with a PROXY header (version 1 or 2)",
+  },
+  connects_per_s: {
+    type: whole_number(0, rate_max),
+    fallback: "0",
+    unit: "connects/s",
+    help: "connects that are taken, of all devices together; 0 is no bound",
+  },
+  connects_per_source_per_s: {
+    type: whole_number(0, rate_max),
+    fallback: "0",
+    unit: "connects/s",
+    help: "the same for one IPv4 address or IPv6 /64; 0 is no bound",
+  },
+  connections_per_source: {
+    type: whole_number(0, connections_max),
+    fallback: "0",
+    unit: "connections",
+    help: "connections that one IPv4 address or IPv6 /64 may hold; 0 is no bound",
   },
   data: {
     type: path,
@@ -268,6 +364,7 @@ export function parse_config(
   if (given.node_id === undefined) values.node_id = host_name;
   // A listener that could not be read is as good as closed here: its own problem is in the list.
   check_listeners(values as Partial<Config>, given, problems);
+  check_tls(values as Partial<Config>, given, problems);
   if (problems.length > 0) throw new ConfigError(problems);
   return Object.freeze(values as unknown as Config);
 }
@@ -288,7 +385,7 @@ function parse_setting(
   return undefined;
 }
 
-const listener_names = ["http", "mqtt", "device"] as const;
+const listener_names = ["http", "mqtt", "device", "mqtts", "device_tls"] as const;
 
 /** What holds between settings, and promise 8: without keys, loopback only. */
 function check_listeners(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
@@ -311,7 +408,33 @@ function check_listeners(values: Partial<Config>, given: GivenSettings, problems
     taken.set(text, name);
   }
   const all_off = listener_names.every((name) => name in values && values[name] === undefined);
-  if (all_off) problems.push("Cannot serve: http, mqtt and device are all off");
+  if (all_off) problems.push("Cannot serve: all listeners are off");
+}
+
+/** What TLS listeners need, and what is of no use without them. */
+function check_tls(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
+  const { mqtts, device_tls, tls_cert, tls_key, tls_client_ca, tls_client_auth } = values;
+  const name_of = (name: SettingName) => given[name]?.name ?? name;
+  const listener = mqtts !== undefined ? "mqtts" : device_tls !== undefined ? "device_tls" : "";
+  if (tls_cert === undefined || tls_key === undefined) return; // they are in the list already
+  if (listener !== "" && tls_cert.length === 0) {
+    problems.push(`Cannot use ${name_of(listener)}: tls_cert and tls_key are missing`);
+  }
+  if (tls_cert.length !== tls_key.length) {
+    problems.push(
+      `Cannot use ${name_of("tls_cert")}: it names ${tls_cert.length} files, ` +
+        `and ${name_of("tls_key")} names ${tls_key.length}`,
+    );
+  }
+  if (tls_client_auth !== undefined && tls_client_auth !== "none" && tls_client_ca === "") {
+    problems.push(
+      `Cannot use ${name_of("tls_client_auth")} "${tls_client_auth}": tls_client_ca is missing`,
+    );
+  } else if (tls_client_auth === "none" && tls_client_ca !== "") {
+    problems.push(
+      `Cannot use ${name_of("tls_client_ca")}: tls_client_auth is none, so nobody is asked`,
+    );
+  }
 }
 
 function given_by_flags(args: readonly string[], problems: string[]): GivenSettings {
@@ -508,7 +631,7 @@ export function help_text(): string {
   const command_lines = commands.map(({ name, help }) => `  ${name.padEnd(8)}${help}`);
   const setting_lines = setting_names.flatMap((name) => {
     const { help } = settings[name];
-    const indent = 24;
+    const indent = 30;
     const [first = "", ...more] = wrap(`${help} ${form_text(name)}`, help_columns_max - indent);
     return [`  --${name.padEnd(indent - 4)}${first}`, ...more.map((l) => " ".repeat(indent) + l)];
   });

@@ -1,7 +1,8 @@
 /**
- * What Longwire frames mean: the driver of connections that speak Longwire's own protocol. A session is
- * acknowledged cumulatively, so its cursor is all that must be known of what the device has: there is
- * no in-flight window, and what was not acknowledged is sent again to the next connection.
+ * What Longwire frames mean: the driver of connections that speak Longwire's own protocol. A
+ * session is acknowledged cumulatively, so its cursor is all that must be known of what the device
+ * has: there is no in-flight window, and what was not acknowledged is sent again to the next
+ * connection.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Reactor } from "../ffi/reactor.ts";
@@ -25,7 +26,10 @@ import type { Router } from "./router.ts";
 import { type Session, SubscriptionOptions, Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 
-/** What a connection over the limit is told before it is closed; devices come back at random after it. */
+/**
+ * What a connection over the limit is told before it is closed; devices come back at random after
+ * it.
+ */
 const busy_retry_after_ms = 5000;
 
 /** A place in the log that a device names: an offset, or `lost` for one of another epoch. */
@@ -109,8 +113,13 @@ export class LongwireDriver implements Driver {
     this.#send(session, { type: "gap", from: from + 1, to });
   }
 
-  on_closed(session: Session): void {
+  release(): void {
+    // There are no exchanges: messages are acknowledged cumulatively.
+  }
+
+  on_closed(session: Session): null {
     this.#resumed.delete(session);
+    return null;
   }
 
   published(session: Session, token: number, offset: number): void {
@@ -136,8 +145,7 @@ export class LongwireDriver implements Driver {
   }
 
   #granted(session: Session, present: boolean, hello: Hello): void {
-    session.expiry_s = hello.clean ? 0 : limits.longwire_session_expiry_s;
-    session.ends_ms = 0;
+    this.sessions.opened(session, hello.clean ? 0 : limits.longwire_session_expiry_s, null);
     forget_inflight(session);
     const asked_s = Math.min(hello.keepalive_s, limits.keepalive_max_s);
     const keepalive_s = asked_s === 0 ? limits.keepalive_default_s : asked_s;
@@ -147,6 +155,7 @@ export class LongwireDriver implements Driver {
       inflight_max: 0,
       frame_bytes_max: 0,
       report_acks: false,
+      hold_releases: false,
     });
     const place = this.#place_of_hello(hello);
     if (typeof place === "number") {
@@ -156,11 +165,7 @@ export class LongwireDriver implements Driver {
       session.cursor = this.router.dispatched;
     }
     if (place === "lost") this.#all_lost(session);
-    if (!present) return;
-    for (const [filter, options] of session.subscriptions()) {
-      this.router.fanout.join(session, filter, options);
-    }
-    this.hub.resume(session);
+    if (present) this.hub.resume(session);
   }
 
   #welcome(session: Session, resumed: boolean, keepalive_s: number): void {
@@ -214,20 +219,15 @@ export class LongwireDriver implements Driver {
   #publish(session: Session, frame: PublishFrame): void {
     const { request_id, topic, payload, qos, retain, ttl_ms, key, properties } = frame;
     const token = token_of(session, request_id);
-    if (topic.startsWith("$SYS/")) {
-      const refusal = new Refusal(codes.forbidden, "$SYS is the server's own");
-      if (request_id === 0) throw refusal;
-      return this.refused(session, token, refusal.code, refusal.message);
-    }
     const time_ms = this.now_ms();
     const expires_ms = ttl_ms === 0 ? 0 : Math.min(time_ms + ttl_ms, Number.MAX_SAFE_INTEGER);
-    const message = { topic, payload, qos, retain, time_ms, expires_ms, key };
-    this.router.publish(
-      properties === undefined ? message : { ...message, properties },
-      session,
-      token,
-      session,
-    );
+    const plain = { topic, payload, qos, retain, time_ms, expires_ms, key };
+    const message = properties === undefined ? plain : { ...plain, properties };
+    if (topic.startsWith("$SYS/")) {
+      const refusal = new Refusal(codes.forbidden, "$SYS is the server's own");
+      return this.router.refuse(message, session, token, refusal);
+    }
+    this.router.publish(message, session, token, session);
   }
 
   #subscribe(session: Session, { request_id, subscriptions }: SubscribeFrame): void {
@@ -291,10 +291,13 @@ export function busy_frame(): Uint8Array {
   });
 }
 
-/** A session that was MQTT's: what that left unacknowledged is sent again as if it never had been. */
+/**
+ * A session that was MQTT's: what that left unacknowledged is sent again as if it never had been.
+ */
 function forget_inflight(session: Session): void {
-  const oldest = session.inflight?.[0]?.seq ?? 0;
-  if (oldest > 0) session.cursor = Math.min(session.cursor, oldest - 1);
+  for (const { seq, aside } of session.inflight?.values() ?? []) {
+    if (!aside) session.cursor = Math.min(session.cursor, seq - 1);
+  }
   session.inflight = null;
   session.incoming = null;
 }

@@ -1,12 +1,12 @@
 /**
  * What MQTT packets mean: the driver of MQTT 3.1.1 and 5 connections. It holds no state of a
- * connection but wills that wait; the rest lies in the session. Clause ids are those of MQTT 5.
+ * connection: that lies in the session. Clause ids are those of MQTT 5.
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import type { Driver, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
-import type { Qos } from "./message.ts";
+import type { Message, Qos } from "./message.ts";
 import {
   check_from_client,
   type Connect,
@@ -23,17 +23,14 @@ import {
   type Unsubscribe,
   type Version,
 } from "./protocol/mqtt.ts";
+import { expiry_never_s, type Session, SubscriptionOptions, type Will, Wire } from "./session.ts";
 import type { Router } from "./router.ts";
-import { type Session, SubscriptionOptions, type Will, Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 
-/** Topic aliases that a client may set [MQTT-3.3.2-9]. */
-const topic_alias_max = 32;
 /** Reason code of a PUBREL or PUBCOMP for a packet id that is not in use (table 2-6). */
 const packet_id_not_found = 0x92;
-/** Seconds that mean "never" in a Session Expiry Interval (section 3.1.2.11.2). */
-const expiry_never_s = 0xffffffff;
-const disconnect_with_will = 0x04;
+/** Reason code of UNSUBACK (table 3-9). */
+const no_subscription_existed = 0x11;
 
 /**
  * CONNACK "server unavailable" of 3.1.1: answers a connection over the limit, whatever it speaks.
@@ -43,17 +40,33 @@ export const busy_packet: Uint8Array = Uint8Array.of(0x20, 2, 0, 3);
 /** Table 2-1. */
 const type_publish = 3;
 
+/** Names that start so belong to the service: shared subscriptions are kept under them. */
+const reserved_id = "$share/";
+
 function version_of(session: Session): Version {
   return session.wire === Wire.mqtt5 ? 5 : 4;
 }
 
+/** What may be told to a client that is refused: its version and its limits, as far as known. */
+interface Refusable {
+  readonly version: Version;
+  readonly packet_bytes_max: number;
+}
+
+const unknown_client: Refusable = { version: 4, packet_bytes_max: Infinity };
+
+export interface MqttOptions {
+  /** Longer keepalives are shortened for MQTT 5 clients [MQTT-3.2.2-22]. */
+  readonly keepalive_max_s: number;
+}
+
 export class MqttDriver implements Driver {
   readonly name = "mqtt";
+  /** Packets sent to clients that the reactor does not count, and those it does not see. */
+  sent = 0;
   readonly #view = new PublishView();
-  /** Wills that wait for their delay, by session id: the timer. */
-  readonly #delayed = new Map<string, ReturnType<typeof setTimeout>>();
-  /** Wire of the CONNECT being looked at, for refusals before there is a session. */
-  #first_wire: Wire = Wire.mqtt4;
+  /** Of the CONNECT being looked at, for refusals before there is a session. */
+  #first: Refusable = unknown_client;
 
   constructor(
     readonly reactor: Reactor,
@@ -61,20 +74,21 @@ export class MqttDriver implements Driver {
     readonly sessions: Sessions,
     readonly hub: Hub,
     readonly now_ms: () => number,
-  ) {}
+    readonly options: MqttOptions = limits,
+  ) {
+    sessions.on_will = (_session, will) => this.#publish_will(will);
+  }
 
   on_first(conn: number, generation: number, bytes: Uint8Array, begin: number, end: number): void {
-    this.#first_wire = connect_version(bytes, begin, end) === 5 ? Wire.mqtt5 : Wire.mqtt4;
+    const version = connect_version(bytes, begin, end) === 5 ? 5 : 4;
+    this.#first = { version, packet_bytes_max: Infinity };
     const connect = decode_frame(bytes, begin, end, 0);
     if (connect.type !== "connect") { // [MQTT-3.1.0-1]
       throw new Refusal(codes.protocol_error, "The first packet must be CONNECT");
     }
-    if (connect.properties?.authentication_method !== undefined) { // [MQTT-4.12.0-1]
-      throw new Refusal(codes.auth_method);
-    }
-    if (connect.client_id.length > limits.device_id_bytes_max) {
-      throw new Refusal(codes.client_id_invalid, "The client identifier is too long");
-    }
+    const packet_bytes_max = connect.properties?.maximum_packet_bytes ?? Infinity;
+    this.#first = { version, packet_bytes_max };
+    this.#check_connect(connect);
     // [MQTT-3.1.3-6], [MQTT-3.1.3-7]
     const id = connect.client_id === "" ? `auto-${crypto.randomUUID()}` : connect.client_id;
     const expiry_s = connect.version === 5
@@ -89,7 +103,19 @@ export class MqttDriver implements Driver {
       transient: expiry_s === 0,
       granted: (session, present) => this.#granted(session, present, connect, expiry_s),
     });
-    this.#first_wire = Wire.mqtt4;
+    this.#first = unknown_client;
+  }
+
+  #check_connect({ properties, client_id, will }: Connect): void {
+    if (properties?.authentication_method !== undefined) { // [MQTT-4.12.0-1]
+      throw new Refusal(codes.auth_method);
+    }
+    if (client_id.startsWith(reserved_id)) {
+      throw new Refusal(codes.client_id_invalid, `Client ids with ${reserved_id} are the server's`);
+    }
+    if (will !== undefined && is_own(will.topic)) {
+      throw new Refusal(codes.forbidden, "$SYS is the server's own");
+    }
   }
 
   refuse_first(
@@ -97,24 +123,27 @@ export class MqttDriver implements Driver {
     generation: number,
     code: Code,
     detail: string,
-    wire: Wire = this.#first_wire,
+    wire?: Wire,
   ): void {
-    this.#first_wire = Wire.mqtt4; // who is refused next may not have said what it speaks
-    const version = wire === Wire.mqtt5 ? 5 : 4;
+    const first = wire === undefined
+      ? this.#first
+      : { version: wire === Wire.mqtt5 ? 5 : 4, packet_bytes_max: Infinity } as const;
+    this.#first = unknown_client; // who is refused next may not have said what it speaks
+    const { version, packet_bytes_max } = first;
     const reason_code = reason_for("connack", version, code);
     if (reason_code === 0) return;
     // [MQTT-3.2.2-6]
     const connack: Packet = { type: "connack", session_present: false, reason_code };
-    const properties = { reason_string: detail };
-    const packet = version === 5 ? { ...connack, properties } : connack;
-    this.reactor.send(conn, generation, encode(packet, version));
+    const frame = encode_within(connack, version, detail, packet_bytes_max);
+    if (frame === null) return;
+    this.sent++;
+    this.reactor.send(conn, generation, frame);
   }
 
   goodbye(session: Session, code: Code, detail: string): void {
     if (session.wire !== Wire.mqtt5) return; // 3.1.1 has no DISCONNECT from the server
     const reason_code = reason_for("disconnect", 5, code);
-    const properties = session.mqtt?.terse ? {} : { reason_string: detail };
-    this.#send(session, { type: "disconnect", reason_code, properties });
+    this.#send(session, { type: "disconnect", reason_code }, detail);
   }
 
   on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void {
@@ -130,7 +159,8 @@ export class MqttDriver implements Driver {
       case "pubrel":
         return this.#pubrel(session, packet.packet_id);
       case "pingreq":
-        return this.#send(session, { type: "pingresp" });
+        this.#send(session, { type: "pingresp" });
+        return;
       case "disconnect":
         return this.#disconnect(session, packet);
       case "puback":
@@ -146,29 +176,38 @@ export class MqttDriver implements Driver {
     // MQTT has no word for it; the store counts what retention removed.
   }
 
-  on_closed(session: Session, code: Code): void {
-    const will = session.mqtt?.will ?? null;
+  release(session: Session, packet_ids: readonly number[]): void {
+    for (const packet_id of packet_ids) {
+      this.#send(session, { type: "pubrel", packet_id, reason_code: 0 });
+    }
+  }
+
+  on_closed(session: Session, code: Code): Will | null {
+    const { will } = session;
     session.mqtt = null;
-    if (will === null) return;
-    // [MQTT-3.1.2-8], [MQTT-3.1.3-9]: after the delay or at the session's end, whichever is first
-    const delay_s = Math.min(will.delay_s, session.expiry_s);
-    if (delay_s === 0 || code === codes.kicked) return this.#publish_will(will);
-    const timer = setTimeout(() => {
-      this.#delayed.delete(session.id);
-      this.#publish_will(will);
-    }, delay_s * 1000);
-    this.#delayed.set(session.id, timer);
+    session.acks_pending = 0;
+    if (will === null) return null;
+    // An operator who ends a session does not want it back within the delay.
+    return code === codes.kicked ? { ...will, delay_s: 0 } : will;
   }
 
   published(session: Session, token: number, _offset: number, _audience: number): void {
-    this.#answer(session, token, 0);
+    if (token === 0) return;
+    if (is_qos_2(token)) {
+      const waiting = session.incoming?.get(token & 0xffff);
+      if (waiting === undefined) return; // the session has begun anew, or the client broke the rules
+      session.incoming!.set(token & 0xffff, 0);
+      this.#answer(session, waiting, 0);
+      return;
+    }
+    if (this.#answer(session, token, 0)) this.#acked(session);
   }
 
   /**
    * The packet id of a QoS 2 publish is stored with the message: a crash forgets both or neither.
    */
   appending(session: Session, token: number): void {
-    if ((token & 0x10000) === 0 || session.transient) return;
+    if (!is_qos_2(token) || session.transient) return;
     const kept = this.sessions.keep(session);
     if (kept instanceof Promise) kept.catch(() => {}); // the append of the same turn says so
   }
@@ -176,82 +215,85 @@ export class MqttDriver implements Driver {
   refused(session: Session, token: number, code: Code, detail: string): void {
     if (token === 0) return; // QoS 0: counted by the router
     const packet_id = token & 0xffff;
-    if ((token & 0x10000) !== 0) session.incoming?.delete(packet_id);
-    if (session.wire === Wire.mqtt5) {
-      const type = (token & 0x10000) !== 0 ? "pubrec" : "puback";
-      return this.#answer(session, token, reason_for(type, 5, code));
+    let answered = token;
+    if (is_qos_2(token)) {
+      answered = session.incoming?.get(packet_id) ?? token;
+      this.#forget_incoming(session, packet_id);
     }
+    if (!this.#is_current(session, answered)) return;
+    this.#acked(session);
     // 3.1.1 cannot refuse a PUBLISH: without its PUBACK the client sends it again when it is back.
-    if (this.#is_current(session, token)) this.hub.close(session, code, detail);
+    if (session.wire !== Wire.mqtt5) return this.hub.close(session, code, detail);
+    const type = is_qos_2(token) ? "pubrec" : "puback";
+    const reason_code = reason_for(type, 5, code);
+    this.#send(session, { type, packet_id, reason_code }, session.mqtt?.terse ? "" : detail);
   }
 
   #granted(session: Session, present: boolean, connect: Connect, expiry_s: number): void {
-    clearTimeout(this.#delayed.get(session.id)); // [MQTT-3.1.3-9]
-    this.#delayed.delete(session.id);
-    session.expiry_s = expiry_s;
-    session.ends_ms = 0;
-    const will = connect.will === undefined ? null : this.#will(connect.will);
+    const will = connect.will === undefined ? null : will_of(connect.will);
+    this.sessions.opened(session, expiry_s, will);
+    session.acks_pending = 0;
     const terse = connect.properties?.request_problem_information === false;
-    session.mqtt = will !== null || terse ? { will, aliases: [], terse } : null;
+    const packet_bytes_max = connect.properties?.maximum_packet_bytes ?? 0;
+    session.mqtt = terse || packet_bytes_max > 0 ? { aliases: [], terse, packet_bytes_max } : null;
     const { conn, generation } = session;
-    this.#send(session, this.#connack(session, present, connect));
+    if (!this.#send(session, this.#connack(session, present, connect))) {
+      return this.hub.drop(session, codes.frame_too_large); // it cannot even be let in
+    }
     this.reactor.activate(conn, generation, {
-      keepalive_ms: connect.keepalive_s * 1500, // [MQTT-3.1.2-22]
+      keepalive_ms: this.#keepalive_s(connect) * 1500, // [MQTT-3.1.2-22]
       inflight_max: Math.min(connect.properties?.receive_maximum ?? 65_535, limits.inflight_max),
-      frame_bytes_max: connect.properties?.maximum_packet_bytes ?? 0,
+      frame_bytes_max: packet_bytes_max,
       report_acks: !session.transient,
+      hold_releases: !session.transient,
     });
-    if (!present) {
-      session.cursor = this.router.dispatched;
-      return;
-    }
-    for (const [filter, options] of session.subscriptions()) {
-      this.router.fanout.join(session, filter, options);
-    }
-    this.hub.resume(session);
+    if (present) this.hub.resume(session);
+    else session.cursor = this.router.dispatched;
   }
 
   #connack(session: Session, present: boolean, connect: Connect): Packet {
     const packet = { type: "connack", session_present: present, reason_code: 0 } as const;
     if (connect.version === 4) return packet;
+    const keepalive_s = this.#keepalive_s(connect);
     return {
       ...packet,
       properties: {
+        receive_maximum: limits.receive_max,
         maximum_packet_bytes: limits.frame_bytes_max,
-        topic_alias_maximum: topic_alias_max,
-        shared_subscription_available: false,
-        ...(connect.client_id === "" ? { assigned_client_id: session.id } : {}),
+        topic_alias_maximum: limits.topic_alias_max,
+        ...(connect.client_id === "" ? { assigned_client_id: session.id } : {}), // [MQTT-3.2.2-16]
+        ...(keepalive_s === connect.keepalive_s ? {} : { server_keepalive_s: keepalive_s }),
       },
     };
   }
 
-  #will(will: NonNullable<Connect["will"]>): Will {
-    const { will_delay_s = 0, message_expiry_s = 0, ...properties } = will.properties ?? {};
-    const { topic, payload, qos, retain } = will;
-    const message = { topic, payload, qos, retain, key: "", properties };
-    return { message, delay_s: will_delay_s, expiry_s: message_expiry_s };
+  /** What the client asked for; 3.1.1 cannot be told of another [MQTT-3.2.2-21]. */
+  #keepalive_s({ version, keepalive_s }: Connect): number {
+    const { keepalive_max_s } = this.options;
+    if (version === 4 || keepalive_max_s >= 65_535) return keepalive_s;
+    return keepalive_s === 0 ? keepalive_max_s : Math.min(keepalive_s, keepalive_max_s);
   }
 
   #publish_will(will: Will): void {
     const time_ms = this.now_ms();
-    const expires_ms = will.expiry_s === 0 ? 0 : time_ms + will.expiry_s * 1000;
+    const expires_ms = will.expiry_s < 0 ? 0 : time_ms + will.expiry_s * 1000;
     this.router.publish({ ...will.message, time_ms, expires_ms }, nobody, 0, null);
   }
 
   #publish(session: Session, bytes: Uint8Array, begin: number, end: number): void {
     const view = this.#view;
-    decode_publish(bytes, begin, end, version_of(session), view);
+    const refusal = this.#decode_publish(session, bytes, begin, end);
     const topic = this.#topic(session, view);
-    if (topic.startsWith("$SYS/")) throw new Refusal(codes.forbidden, "$SYS is the server's own");
     const { qos, retain, packet_id } = view;
-    if (qos === 2 && !this.#is_new(session, packet_id)) return;
+    const token = qos === 0 ? 0 : token_of(session, packet_id, qos);
+    if (qos > 0 && !this.#takes(session, token)) return;
     const time_ms = this.now_ms();
     // A QoS 0 message that is sent at once never outlives the frame that it came in.
     const passes = qos === 0 && !retain && session.appends_pending === 0;
     const payload = passes
       ? bytes.subarray(view.payload_begin, view.payload_end)
       : bytes.slice(view.payload_begin, view.payload_end);
-    const message = {
+    const plain = {
       topic,
       payload,
       qos,
@@ -260,24 +302,43 @@ export class MqttDriver implements Driver {
       expires_ms: view.message_expiry_s < 0 ? 0 : time_ms + view.message_expiry_s * 1000,
       key: "",
     };
-    const token = qos === 0 ? 0 : token_of(session, packet_id, qos);
-    const { properties } = view;
-    this.router.publish(
-      properties === undefined ? message : { ...message, properties },
-      session,
-      token,
-      session,
-    );
+    let { properties } = view;
+    if (retain || session.no_local) properties = { ...properties, publisher: session.id };
+    const message: Message = properties === undefined ? plain : { ...plain, properties };
+    if (refusal !== null) return this.router.refuse(message, session, token, refusal);
+    if (is_own(topic)) {
+      const own = new Refusal(codes.forbidden, "$SYS is the server's own");
+      return this.router.refuse(message, session, token, own);
+    }
+    this.router.publish(message, session, token, session);
+  }
+
+  /** Reads a PUBLISH into the view; answers why it is refused, if its acknowledgement can say so. */
+  #decode_publish(
+    session: Session,
+    bytes: Uint8Array,
+    begin: number,
+    end: number,
+  ): Refusal | null {
+    const view = this.#view;
+    try {
+      decode_publish(bytes, begin, end, version_of(session), view);
+      return null;
+    } catch (error) {
+      const is_told = error instanceof Refusal && error.code === codes.payload_invalid; // 3.3.2.3.2
+      if (is_told && view.qos > 0) return error;
+      throw error;
+    }
   }
 
   /** The topic, through the alias where there is one [MQTT-3.3.2-8], [MQTT-3.3.2-12]. */
   #topic(session: Session, view: PublishView): string {
     const alias = view.topic_alias;
     if (alias === 0) return view.topic;
-    if (alias > topic_alias_max) { // [MQTT-3.3.2-9]
+    if (alias > limits.topic_alias_max) { // [MQTT-3.3.2-9]
       throw new Refusal(codes.topic_alias_invalid, `Topic Alias ${alias} is over the maximum`);
     }
-    const state = session.mqtt ??= { will: null, aliases: [], terse: false };
+    const state = session.mqtt ??= { aliases: [], terse: false, packet_bytes_max: 0 };
     if (view.topic !== "") return state.aliases[alias] = view.topic;
     const topic = state.aliases[alias];
     if (topic === undefined) {
@@ -286,26 +347,46 @@ export class MqttDriver implements Driver {
     return topic;
   }
 
-  /**
-   * Method A of section 4.3.3: remembers the packet id; false for one that is known
-   * [MQTT-4.3.3-10].
-   */
-  #is_new(session: Session, packet_id: number): boolean {
-    const incoming = session.incoming ??= new Set();
-    if (!incoming.has(packet_id)) {
-      incoming.add(packet_id);
+  /** Whether the publish is to be carried out: there is room for it, and it is not a repetition. */
+  #takes(session: Session, token: number): boolean {
+    if (session.wire === Wire.mqtt5 && session.acks_pending >= limits.receive_max) {
+      throw new Refusal(codes.receive_maximum); // [MQTT-3.3.4-9]
+    }
+    session.acks_pending++;
+    if (!is_qos_2(token)) return true;
+    // Method A of section 4.3.3: remembers the packet id [MQTT-4.3.3-10].
+    const { incoming } = session;
+    const packet_id = token & 0xffff;
+    const known = incoming?.get(packet_id);
+    if (known === undefined) {
+      if (incoming === null) session.incoming = new Map([[packet_id, token]]);
+      else incoming.set(packet_id, token);
       return true;
     }
-    // While the store works on it, the answer is still to come.
-    if (session.appends_pending === 0) this.#answer(session, token_of(session, packet_id, 2), 0);
+    // While the store works on it, the answer is still to come: to this connection then.
+    if (known !== 0) incoming!.set(packet_id, token);
+    else this.#answer(session, token, 0);
     return false;
   }
 
+  #forget_incoming(session: Session, packet_id: number): boolean {
+    const { incoming } = session;
+    const was_there = incoming?.delete(packet_id) ?? false;
+    if (was_there && incoming!.size === 0) session.incoming = null;
+    return was_there;
+  }
+
+  #acked(session: Session): void {
+    if (session.acks_pending > 0) session.acks_pending--;
+  }
+
   #pubrel(session: Session, packet_id: number): void {
-    const known = session.incoming?.delete(packet_id) ?? false;
-    if (session.incoming?.size === 0) session.incoming = null;
+    const known = this.#forget_incoming(session, packet_id);
     const reason_code = known || session.wire !== Wire.mqtt5 ? 0 : packet_id_not_found;
-    const answer = () => this.#send(session, { type: "pubcomp", packet_id, reason_code });
+    const answer = () => {
+      this.#acked(session);
+      this.#send(session, { type: "pubcomp", packet_id, reason_code });
+    };
     // After PUBCOMP the id may come again for another message: a crash must not bring it back.
     if (known) this.hub.when_kept(session, answer);
     else answer();
@@ -315,16 +396,19 @@ export class MqttDriver implements Driver {
     const identifier = packet.properties?.subscription_id ?? 0;
     const reason_codes: number[] = [];
     const retained: [filter: string, options: number][] = [];
+    let detail = "";
     for (const wanted of packet.subscriptions) {
       const refusal = this.hub.refusal_of(session, wanted.filter);
       if (refusal !== null) {
         reason_codes.push(reason_for("suback", version_of(session), refusal));
+        detail = refusal.meaning;
         continue;
       }
       const { filter, qos, retain_as_published, no_local, retain_handling } = wanted;
       const options = SubscriptionOptions.pack(qos, retain_as_published, no_local, identifier);
       const is_new = session.options_of(filter) === undefined;
       this.hub.subscribe(session, filter, options);
+      if (no_local) session.no_local = true;
       reason_codes.push(qos);
       // [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
       if (retain_handling === 0 || retain_handling === 1 && is_new) {
@@ -333,15 +417,17 @@ export class MqttDriver implements Driver {
     }
     const { packet_id } = packet;
     this.hub.when_kept(session, () => {
-      this.#send(session, { type: "suback", packet_id, reason_codes });
+      const told = session.mqtt?.terse ? "" : detail; // [MQTT-3.1.2-29]
+      this.#send(session, { type: "suback", packet_id, reason_codes }, told);
       for (const [filter, options] of retained) this.hub.send_retained(session, filter, options);
     });
   }
 
   #unsubscribe(session: Session, packet: Unsubscribe): void {
     const { packet_id, filters } = packet;
-    // 0x11 No subscription existed (table 3-9)
-    const found = filters.map((filter) => this.hub.unsubscribe(session, filter) ? 0 : 0x11);
+    const found = filters.map((filter) => {
+      return this.hub.unsubscribe(session, filter) ? 0 : no_subscription_existed;
+    });
     const reason_codes = session.wire === Wire.mqtt5 ? found : [];
     this.hub.when_kept(session, () => {
       this.#send(session, { type: "unsuback", packet_id, reason_codes });
@@ -355,37 +441,80 @@ export class MqttDriver implements Driver {
         throw new Refusal(codes.protocol_error, "The session cannot be kept any more");
       }
       session.expiry_s = expiry_s;
-      session.transient = expiry_s === 0;
     }
-    // [MQTT-3.14.4-3]
-    if (packet.reason_code !== disconnect_with_will && session.mqtt) session.mqtt.will = null;
+    if (packet.reason_code === 0) session.will = null; // [MQTT-3.14.4-3]
     this.hub.drop(session, codes.normal);
   }
 
-  #answer(session: Session, token: number, reason_code: number): void {
-    if (token === 0 || !this.#is_current(session, token)) return;
-    const type = (token & 0x10000) !== 0 ? "pubrec" : "puback";
+  /** Sends PUBACK or PUBREC to the connection of the token, if it is still there. */
+  #answer(session: Session, token: number, reason_code: number): boolean {
+    if (!this.#is_current(session, token)) return false;
+    const type = is_qos_2(token) ? "pubrec" : "puback";
     const version = version_of(session);
     const at = this.reactor.begin_send(session.conn, session.generation, 5);
     const out = this.reactor.commands;
     this.reactor.end_send(encode_ack_into(out, at, type, version, token & 0xffff, reason_code));
+    this.sent++;
+    return true;
   }
 
   /** Whether the connection that the token was made for is still the session's. */
   #is_current(session: Session, token: number): boolean {
-    return session.connected && !session.closing &&
+    return token !== 0 && session.connected && !session.closing &&
       Math.floor(token / 0x20000) === session.connection_tag;
   }
 
-  #send(session: Session, packet: Packet): void {
-    this.reactor.send(session.conn, session.generation, encode(packet, version_of(session)));
+  /** Sends a packet, `detail` as its reason string; false = the client takes none of its size. */
+  #send(session: Session, packet: Packet, detail = ""): boolean {
+    const bytes_max = session.mqtt?.packet_bytes_max || Infinity;
+    const frame = encode_within(packet, version_of(session), detail, bytes_max);
+    if (frame === null) return false;
+    this.sent++;
+    this.reactor.send(session.conn, session.generation, frame);
+    return true;
   }
 }
 
 /** Publishes that nobody waits for. */
 const nobody = { appends_pending: 0, published(): void {}, refused(): void {} };
 
+/** Topics under which the service alone publishes. */
+function is_own(topic: string): boolean {
+  return topic.startsWith("$SYS/");
+}
+
+function will_of(will: NonNullable<Connect["will"]>): Will {
+  const { will_delay_s = 0, message_expiry_s = -1, ...properties } = will.properties ?? {};
+  const { topic, payload, qos, retain } = will;
+  const message = { topic, payload, qos, retain, key: "", properties };
+  return { message, delay_s: will_delay_s, expiry_s: message_expiry_s };
+}
+
+/**
+ * A packet with its reason string; without it where the packet would be larger than the client
+ * takes [MQTT-3.2.2-19], [MQTT-3.14.2-3]; null where it is even so [MQTT-3.1.2-24].
+ */
+function encode_within(
+  packet: Packet,
+  version: Version,
+  detail: string,
+  bytes_max: number,
+): Uint8Array | null {
+  if (detail !== "" && version === 5) {
+    const before = "properties" in packet ? packet.properties : undefined;
+    const properties = { ...before, reason_string: detail };
+    const frame = encode({ ...packet, properties } as Packet, version);
+    if (frame.length <= bytes_max) return frame;
+  }
+  const frame = encode(packet, version);
+  return frame.length <= bytes_max ? frame : null;
+}
+
 /** Bits 0-15 packet id, bit 16 QoS 2, above them the connection. Never 0. */
 function token_of(session: Session, packet_id: number, qos: Qos): number {
   return session.connection_tag * 0x20000 + (qos === 2 ? 0x10000 : 0) + packet_id;
+}
+
+function is_qos_2(token: number): boolean {
+  return (token & 0x10000) !== 0;
 }

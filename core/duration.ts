@@ -9,8 +9,8 @@ const unit_ms: Readonly<Record<string, number>> = {
 };
 
 /**
- * "90", "90s", "1500ms", "5m", "2h", "1d" -> milliseconds; a bare number counts seconds. undefined =
- * the text is no duration.
+ * "90", "90s", "1500ms", "5m", "2h", "1d" -> milliseconds; a bare number counts seconds. undefined
+ * = the text is no duration.
  */
 export function duration_ms(text: string): number | undefined {
   const match = /^(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)?$/.exec(text);

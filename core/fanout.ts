@@ -1,15 +1,13 @@
 /**
- * Who hears what, and the bytes they get: audiences of the reactor by filter and wire form, so
- * that one message is one encode and one call per form, however many devices listen.
+ * Who hears what: audiences of the reactor by filter and wire form, so that one message is one
+ * encode and one call per form, however many devices listen. Invariant: a connection gets one copy
+ * of a message, however many of its subscriptions match.
  */
 import type { Reactor } from "../ffi/reactor.ts";
-import type { Message } from "./message.ts";
-import { encode_message_into, message_bytes_max } from "./protocol/longwire.ts";
-import { encode_publish_into, publish_bytes_max, publish_packet_id_at } from "./protocol/mqtt.ts";
+import type { Message, StoredMessage } from "./message.ts";
 import { offline, type Session, SubscriptionOptions, Wire } from "./session.ts";
 import { TopicTree } from "./topic_tree.ts";
-
-const packet_id_none = 0xffffffff;
+import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
 
 /** A listener within the process: a stream of HTTP, not a connection of the reactor. */
 export interface Tap {
@@ -17,27 +15,53 @@ export interface Tap {
   hear(message: Message, offset: number): void;
 }
 
+/** How one message goes to one connection. */
+export interface Delivery {
+  /** Packet id of the exchange that goes on; 0 = the message was not sent before. */
+  readonly again?: number;
+  /** It may have been sent before. */
+  readonly dup?: boolean;
+  /** As a retained message, not as one that was just published. */
+  readonly retain?: boolean;
+  /** Of a shared subscription. */
+  readonly shared?: boolean;
+  /** Subscription Identifiers; undefined = that of the options. */
+  readonly identifiers?: readonly number[];
+}
+
+const none: number[] = [];
+
 /** Those connected who match one filter, one audience of the reactor per wire form. */
 class Subscribers {
   /** Triples: variant (subscription options * 4 + wire), audience, members. */
-  readonly variants: number[] = [];
+  variants: number[] = none;
   taps: Set<Tap> | null = null;
+  /** Sessions that use Subscription Identifiers, and the options of their subscription. */
+  identified: Map<Session, number> | null = null;
 
   get is_empty(): boolean {
-    return this.variants.length === 0 && this.taps === null;
+    return this.variants.length === 0 && this.taps === null && this.identified === null;
   }
 }
 
-/**
- * What is written on the wire, packed: bits 0-1 wire, 2-3 QoS, 4 retain, 5 no local, from 6
- * identifier.
- */
-function form_of(variant: number, message: Message): number {
-  const options = Math.floor(variant / 4);
-  const qos = Math.min(SubscriptionOptions.qos(options), message.qos);
-  const retain = message.retain && SubscriptionOptions.retain_as_published(options);
-  return (variant & 3) + qos * 4 + (retain ? 16 : 0) +
-    (SubscriptionOptions.no_local(options) ? 32 : 0) + SubscriptionOptions.identifier(options) * 64;
+/** What a session with identifiers gets of one message. */
+interface Wanted {
+  qos: number;
+  retain: boolean;
+  readonly identifiers: number[];
+}
+
+/** Receivers of the same bytes. */
+interface Copy {
+  readonly form: Form;
+  readonly identifiers: readonly number[];
+  readonly audiences: number[];
+}
+
+/** The audience of one session alone, and how many of its subscriptions need it. */
+interface Own {
+  readonly audience: number;
+  uses: number;
 }
 
 export class Fanout {
@@ -47,19 +71,27 @@ export class Fanout {
   readonly #tree = new TopicTree<Subscribers>();
   readonly #free_audiences: number[] = [];
   #audience_count = 0;
+  readonly #own = new Map<Session, Own>();
   #stamp = 0;
   /** Scratch of one dispatch: form k goes to the audiences of list k. */
-  readonly #forms: number[] = [];
+  readonly #forms: Form[] = [];
   readonly #lists: number[][] = [];
   /** Taps that have heard the message of this dispatch, when several filters may match. */
   readonly #told = new Set<Tap>();
-  /** Where the frame encoded last has its packet id. */
-  #packet_id_at = packet_id_none;
+  readonly #wanted = new Map<Session, Wanted>();
+  readonly #writer: FrameWriter;
 
-  constructor(readonly reactor: Reactor, readonly now_ms: () => number) {}
+  constructor(readonly reactor: Reactor, now_ms: () => number) {
+    this.#writer = new FrameWriter(reactor, now_ms);
+  }
 
   get filter_count(): number {
     return this.#tree.size;
+  }
+
+  /** Whether anybody connected hears what is published to the topic. */
+  is_heard(topic: string): boolean {
+    return this.#tree.match(topic).length > 0;
   }
 
   /** Makes a tap hear what matches the filter. */
@@ -83,12 +115,19 @@ export class Fanout {
 
   /** Makes a connected session hear what matches the filter. */
   join(session: Session, filter: string, options: number): void {
-    const { variants } = this.#subscribers(filter);
+    const subscribers = this.#subscribers(filter);
+    if (session.identified) {
+      (subscribers.identified ??= new Map()).set(session, options);
+      this.use_own(session);
+      return;
+    }
     const variant = options * 4 + session.wire;
+    let { variants } = subscribers;
     let at = 0;
     while (at < variants.length && variants[at] !== variant) at += 3;
     if (at === variants.length) {
-      variants.push(variant, this.#free_audiences.pop() ?? this.#audience_count++, 0);
+      // A literal is as long as it has to be; push() would make room for 17, a million times.
+      subscribers.variants = variants = [...variants, variant, this.#take_audience(), 0];
     }
     variants[at + 2]++;
     this.reactor.join(session.conn, session.generation, variants[at + 1]);
@@ -97,48 +136,89 @@ export class Fanout {
   /** Undoes join(); `options` are those given there. */
   leave(session: Session, filter: string, options: number): void {
     const subscribers = this.#tree.get(filter);
-    const variant = options * 4 + session.wire;
-    const at = subscribers?.variants.findIndex((v, index) => index % 3 === 0 && v === variant) ??
-      -1;
-    if (subscribers === undefined || at < 0) {
-      throw new Error(`${session.id} never joined ${filter}`);
+    if (subscribers === undefined) throw new Error(`${session.id} never joined ${filter}`);
+    if (session.identified) {
+      subscribers.identified?.delete(session);
+      if (subscribers.identified?.size === 0) subscribers.identified = null;
+      this.drop_own(session);
+    } else {
+      this.#leave_variant(session, filter, subscribers, options * 4 + session.wire);
     }
-    const { variants } = subscribers;
-    const audience = variants[at + 1];
-    this.reactor.leave(session.conn, session.generation, audience);
-    if (--variants[at + 2] > 0) return;
-    this.#free_audiences.push(audience);
-    variants.splice(at, 3);
     if (subscribers.is_empty) this.#tree.delete(filter);
   }
 
-  /**
-   * Writes one message for one connection only: replay of a stored one, or a retained one
-   * (offset 0).
-   * @param packet_id of a message that was in flight before (sent again with DUP); 0 = sent
-   * first
-   */
-  deliver(
-    session: Session,
-    message: Message,
-    offset: number,
-    options: number,
-    packet_id = 0,
-    retain = false,
-  ): void {
-    const form = form_of(options * 4 + session.wire, message);
+  #leave_variant(session: Session, filter: string, of: Subscribers, variant: number): void {
+    const at = of.variants.findIndex((each, index) => index % 3 === 0 && each === variant);
+    if (at < 0) throw new Error(`${session.id} never joined ${filter}`);
+    const audience = of.variants[at + 1];
+    this.reactor.leave(session.conn, session.generation, audience);
+    if (--of.variants[at + 2] > 0) return;
+    this.#free_audiences.push(audience);
+    of.variants.splice(at, 3);
+  }
+
+  #take_audience(): number {
+    return this.#free_audiences.pop() ?? this.#audience_count++;
+  }
+
+  /** Gives a connected session an audience of its own; each use is undone by drop_own(). */
+  use_own(session: Session): void {
+    const own = this.#own.get(session);
+    if (own !== undefined) {
+      own.uses++;
+      return;
+    }
+    const audience = this.#take_audience();
+    this.#own.set(session, { audience, uses: 1 });
+    this.reactor.join(session.conn, session.generation, audience);
+  }
+
+  drop_own(session: Session): void {
+    const own = this.#own.get(session);
+    if (own === undefined) throw new Error(`${session.id} has no audience of its own`);
+    if (--own.uses > 0) return;
+    this.#own.delete(session);
+    this.reactor.leave(session.conn, session.generation, own.audience);
+    this.#free_audiences.push(own.audience);
+  }
+
+  /** Writes one stored or retained message for one connection only. */
+  deliver(session: Session, message: StoredMessage, options: number, how: Delivery): void {
+    const { again = 0, retain = false, shared = false } = how;
+    const identifier = SubscriptionOptions.identifier(options);
+    const identifiers = how.identifiers ?? (identifier > 0 ? [identifier] : none);
+    const plain = Form.of(options, session.wire, message);
+    const form = retain ? Form.make(session.wire, Form.qos(plain), true) : plain;
     const at = this.reactor.begin_deliver(session.conn, session.generation, {
-      seq: offset,
-      qos: form >> 2 & 3,
-      packet_id,
+      seq: message.offset,
+      qos: Form.qos(form),
+      packet_id: again,
       released: false,
-      aside: retain,
-      bytes_max: frame_bytes_max(form, message),
+      aside: retain || shared || again > 0,
+      settle: shared || again > 0,
+      shared: shared && again === 0,
+      bytes_max: frame_bytes_max(form, message, identifiers.length),
     });
-    const end = this.#encode(at, form, message, offset, retain || (form & 16) !== 0);
+    const end = this.#writer.write(
+      at,
+      form,
+      message,
+      message.offset,
+      identifiers.length > 0 ? identifiers : undefined,
+    );
     // [MQTT-3.3.1-1]: bit 3 of the fixed header
-    if (packet_id > 0 && session.wire !== Wire.longwire) this.reactor.commands[at] |= 8;
-    this.reactor.end_deliver(end, this.#packet_id_at);
+    if ((again > 0 || how.dup) && session.wire !== Wire.longwire) this.reactor.commands[at] |= 8;
+    this.reactor.end_deliver(end, this.#writer.packet_id_at);
+  }
+
+  /** Sends a QoS 0 copy to a session that has an audience of its own. */
+  send_own(session: Session, message: Message, options: number): void {
+    const own = this.#own.get(session);
+    if (own === undefined) throw new Error(`${session.id} has no audience of its own`);
+    const identifier = SubscriptionOptions.identifier(options);
+    const form = Form.of(SubscriptionOptions.with_qos(options, 0), session.wire, message);
+    this.#stamp_next();
+    this.#send(form, [own.audience], message, 0, null, identifier > 0 ? [identifier] : undefined);
   }
 
   /** Sends a message to everyone connected who matches; answers how many subscriptions that are. */
@@ -150,10 +230,11 @@ export class Fanout {
     }
     let members = 0;
     let count = 0;
-    for (const { variants, taps } of matched) {
+    for (const { variants, taps, identified } of matched) {
       if (taps !== null) members += this.#tell(taps, message, offset, matched.length > 1);
+      if (identified !== null) members += this.#gather(identified, message, from);
       for (let at = 0; at < variants.length; at += 3) {
-        const form = form_of(variants[at], message);
+        const form = Form.of(Math.floor(variants[at] / 4), (variants[at] & 3) as Wire, message);
         let k = 0;
         while (k < count && this.#forms[k] !== form) k++;
         if (k === count) {
@@ -171,18 +252,49 @@ export class Fanout {
     for (let qos: number = message.qos; qos >= 0; qos--) {
       for (let k = 0; k < count; k++) {
         const form = this.#forms[k];
-        if (form < 64 && (form >> 2 & 3) === qos) {
-          this.#send(form, this.#lists[k], message, offset, from);
-        }
+        if (Form.qos(form) === qos) this.#send(form, this.#lists[k], message, offset, from);
       }
     }
-    // Those with Subscription Identifiers of their own get copies of their own [MQTT-3.3.4-4].
-    for (let k = 0; k < count; k++) {
-      if (this.#forms[k] < 64) continue;
-      this.#stamp_next();
-      this.#send(this.#forms[k], this.#lists[k], message, offset, from);
+    if (this.#wanted.size > 0) this.#send_identified(message, offset);
+    return members;
+  }
+
+  /** Notes what sessions with identifiers want of a message, over all filters that match. */
+  #gather(identified: Map<Session, number>, message: Message, from: Session | null): number {
+    let members = 0;
+    for (const [session, options] of identified) {
+      if (session === from && SubscriptionOptions.no_local(options)) continue;
+      members++;
+      let wanted = this.#wanted.get(session);
+      if (wanted === undefined) {
+        this.#wanted.set(session, wanted = { qos: 0, retain: false, identifiers: [] });
+      }
+      wanted.qos = Math.max(wanted.qos, Math.min(SubscriptionOptions.qos(options), message.qos));
+      wanted.retain ||= message.retain && SubscriptionOptions.retain_as_published(options);
+      const identifier = SubscriptionOptions.identifier(options);
+      if (identifier > 0) wanted.identifiers.push(identifier);
     }
     return members;
+  }
+
+  /** One copy, with the identifiers of all subscriptions that match [MQTT-3.3.4-3]. */
+  #send_identified(message: Message, offset: number): void {
+    const copies = new Map<string | number, Copy>();
+    for (const [session, { qos, retain, identifiers }] of this.#wanted) {
+      const form = Form.make(session.wire, qos, retain);
+      const { audience } = this.#own.get(session)!;
+      const name = identifiers.length === 1
+        ? form + identifiers[0] * 64
+        : `${form} ${identifiers.sort((a, b) => a - b)}`;
+      const copy = copies.get(name);
+      if (copy === undefined) copies.set(name, { form, identifiers, audiences: [audience] });
+      else copy.audiences.push(audience);
+    }
+    this.#wanted.clear();
+    for (const { form, audiences, identifiers } of copies.values()) {
+      const some = identifiers.length > 0 ? identifiers : undefined;
+      this.#send(form, audiences, message, offset, null, some);
+    }
   }
 
   #tell(taps: ReadonlySet<Tap>, message: Message, offset: number, is_many: boolean): number {
@@ -201,14 +313,15 @@ export class Fanout {
   }
 
   #send(
-    form: number,
+    form: Form,
     audiences: readonly number[],
     message: Message,
     offset: number,
     from: Session | null,
+    identifiers?: readonly number[],
   ): void {
-    const left_out = (form & 32) !== 0 && from !== null && from.conn !== offline ? from : null;
-    const qos = form >> 2 & 3;
+    const left_out = Form.no_local(form) && from !== null && from.conn !== offline ? from : null;
+    const qos = Form.qos(form);
     const at = this.reactor.begin_publish(
       {
         seq: qos > 0 ? offset : 0,
@@ -219,45 +332,11 @@ export class Fanout {
         except_generation: left_out?.generation ?? 0,
       },
       audiences,
-      frame_bytes_max(form, message),
+      frame_bytes_max(form, message, identifiers?.length ?? 0),
     );
-    const end = this.#encode(at, form, message, offset, (form & 16) !== 0);
-    this.reactor.end_publish(end, this.#packet_id_at);
+    const end = this.#writer.write(at, form, message, offset, identifiers);
+    this.reactor.end_publish(end, this.#writer.packet_id_at);
   }
-
-  /** Encodes a message at `at` of the command buffer; answers the end, leaves #packet_id_at. */
-  #encode(at: number, form: number, message: Message, offset: number, retain: boolean): number {
-    const out = this.reactor.commands;
-    const qos = (form >> 2 & 3) as 0 | 1 | 2;
-    this.#packet_id_at = packet_id_none;
-    if ((form & 3) === Wire.longwire) {
-      return encode_message_into(out, at, message, offset, qos, retain);
-    }
-    const five = (form & 3) === Wire.mqtt5;
-    const left_ms = message.expires_ms === 0 ? 0 : message.expires_ms - this.now_ms();
-    const end = encode_publish_into(
-      out,
-      at,
-      five ? 5 : 4,
-      message.topic,
-      message.payload,
-      qos,
-      retain,
-      false,
-      0,
-      five ? message.properties : undefined,
-      message.expires_ms === 0 ? -1 : Math.max(0, Math.ceil(left_ms / 1000)),
-      five && form >= 64 ? [Math.floor(form / 64)] : undefined,
-    );
-    if (qos > 0) this.#packet_id_at = publish_packet_id_at(out, at);
-    return end;
-  }
-}
-
-function frame_bytes_max(form: number, message: Message): number {
-  return (form & 3) === Wire.longwire
-    ? message_bytes_max(message)
-    : publish_bytes_max(message.topic.length * 3, message.payload.length, message.properties, 1);
 }
 
 /** FNV-1a over UTF-16 units, never 0: names a conflation key to the reactor. */

@@ -4,14 +4,22 @@
  * that the first is gone, so what the first had in flight is known before the second is
  * answered.
  */
-import type { Closed, Reactor, ReactorHandler } from "../ffi/reactor.ts";
+import type { Closed, Reactor, ReactorHandler, Settled } from "../ffi/reactor.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
-import { offline, type PublishAnswers, Session, type Wire } from "./session.ts";
+import {
+  offline,
+  type PublishAnswers,
+  Session,
+  SubscriptionOptions,
+  type Wire,
+} from "./session.ts";
+import type { Exchange, Will } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
+import { is_shared } from "./topic_tree.ts";
 
 /** One device protocol: what its packets mean. Drivers hold no state of a connection. */
 export interface Driver extends PublishAnswers {
@@ -28,8 +36,13 @@ export interface Driver extends PublishAnswers {
   goodbye(session: Session, code: Code, detail: string): void;
   /** Messages after offset `from`, up to `to`, have expired before the session could have them. */
   on_gap(session: Session, from: number, to: number): void;
-  /** The connection is gone; `session` still has its subscriptions, and no connection. */
-  on_closed(session: Session, code: Code): void;
+  /** What the service has of these QoS 2 exchanges is durable: the device may forget them. */
+  release(session: Session, packet_ids: readonly number[]): void;
+  /**
+   * The connection is gone; `session` still has its subscriptions, and no connection. Answers the
+   * will that it leaves; null = none.
+   */
+  on_closed(session: Session, code: Code): Will | null;
 }
 
 /**
@@ -61,7 +74,17 @@ export interface Claim {
 /** How long the loop goes on before it lets HTTP and timers have a turn. */
 const slice_ms = 4;
 
+function refusal_of_filter(session: Session, filter: string): Code | null {
+  if (filter.startsWith("$share/")) return codes.shared_unsupported;
+  const is_more = session.options_of(filter) === undefined;
+  return is_more && session.subscription_count >= limits.subscriptions_per_session_max
+    ? codes.subscription_limit
+    : null;
+}
+
 export class Hub implements ReactorHandler {
+  /** Subscriptions that were refused, by code: for metrics. */
+  readonly filters_refused = new Map<Code, number>();
   readonly #slots: (Session | Handshake | undefined)[][] = [];
   /** Sessions whose connection is being closed for a successor. */
   readonly #successors = new Map<Session, Handshake>();
@@ -180,14 +203,26 @@ export class Hub implements ReactorHandler {
     if (session !== undefined) this.#replayer.room(session, messages);
   }
 
+  on_settled(conn: number, generation: number, settled: readonly Settled[]): void {
+    const session = this.#session(conn, generation);
+    if (session === undefined) return;
+    const received: number[] = [];
+    for (const { how, ...exchange } of settled) {
+      if (how === "acked") session.exchange_over(exchange.packet_id);
+      if (how !== "received") continue;
+      const { inflight } = session;
+      if (inflight === null) session.inflight = new Map([[exchange.packet_id, exchange]]);
+      else inflight.set(exchange.packet_id, exchange);
+      received.push(exchange.packet_id);
+    }
+    if (received.length === 0) return this.sessions.changed(session);
+    // Only then PUBREL: the device forgets the packet id with it, so nothing may forget it here.
+    this.when_kept(session, () => this.driver_of(session).release(session, received));
+  }
+
   /** Sends the retained messages that match a filter that was just subscribed to. */
   send_retained(session: Session, filter: string, options: number): void {
     this.#replayer.send_retained(session, filter, options);
-  }
-
-  /** Sends a session what it has missed: from its cursor on, what it had in flight first. */
-  resume(session: Session): void {
-    this.#replayer.start(session);
   }
 
   /**
@@ -197,6 +232,9 @@ export class Hub implements ReactorHandler {
   subscribe(session: Session, filter: string, options: number, after?: number): void {
     const before = session.options_of(filter);
     if (before !== undefined) this.router.fanout.leave(session, filter, before);
+    else if (!session.identified && SubscriptionOptions.identifier(options) > 0) {
+      this.#identify(session);
+    }
     session.subscribe(filter, options);
     this.router.fanout.join(session, filter, options);
     if (before === undefined || after !== undefined) {
@@ -206,11 +244,28 @@ export class Hub implements ReactorHandler {
 
   /** Why a session may not subscribe to a filter; null = it may. */
   refusal_of(session: Session, filter: string): Code | null {
-    if (filter.startsWith("$share/")) return codes.shared_unsupported;
-    const is_more = session.options_of(filter) === undefined;
-    return is_more && session.subscription_count >= limits.subscriptions_per_session_max
-      ? codes.subscription_limit
-      : null;
+    const code = refusal_of_filter(session, filter);
+    if (code !== null) this.filters_refused.set(code, (this.filters_refused.get(code) ?? 0) + 1);
+    return code;
+  }
+
+  /** Makes the fan-out treat a session as one that uses Subscription Identifiers. */
+  #identify(session: Session): void {
+    const joined = [...session.subscriptions()].filter(([filter]) => !is_shared(filter));
+    for (const [filter, options] of joined) this.router.fanout.leave(session, filter, options);
+    session.identified = true;
+    for (const [filter, options] of joined) this.router.fanout.join(session, filter, options);
+  }
+
+  /** Makes a session that is back hear what it subscribed to, and gets it what it missed. */
+  resume(session: Session): void {
+    for (const [, options] of session.subscriptions()) {
+      if (SubscriptionOptions.identifier(options) > 0) session.identified = true;
+    }
+    for (const [filter, options] of session.subscriptions()) {
+      this.router.fanout.join(session, filter, options);
+    }
+    this.#replayer.start(session);
   }
 
   /** Undoes subscribe(); answers whether there was such a subscription. */
@@ -342,12 +397,21 @@ export class Hub implements ReactorHandler {
       this.router.fanout.leave(session, filter, options);
     }
     const cursor = this.#replayer.cursor_of(session, closed);
-    const inflight = this.#replayer.inflight_of(session, closed);
+    // What the connection had open, and of earlier ones what it had not come to yet.
+    const inflight = new Map<number, Exchange>();
+    for (const exchange of closed.inflight) {
+      const known = session.inflight?.get(exchange.packet_id) ?? exchange;
+      inflight.set(exchange.packet_id, { ...known, released: exchange.released });
+    }
+    for (const [packet_id, exchange] of session.inflight ?? []) {
+      if (!inflight.has(packet_id)) inflight.set(packet_id, exchange);
+    }
     session.conn = offline;
     session.closing = false;
+    session.identified = false;
     session.replay = null;
-    this.sessions.closed(session, cursor, inflight);
-    this.driver_of(session).on_closed(session, code);
+    const will = this.driver_of(session).on_closed(session, code);
+    this.sessions.closed(session, cursor, inflight, will);
     const successor = this.#successors.get(session);
     if (successor === undefined) return;
     this.#successors.delete(session);

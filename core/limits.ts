@@ -27,6 +27,8 @@ export const limits = Object.freeze({
   publish_batch_max: 10_000,
   /** Body of one POST /v1/publish. */
   publish_body_bytes_max: 8 << 20,
+  /** TLS handshakes under way at once (each holds some 50 KB meanwhile); the others wait. */
+  tls_handshakes_max: 1024,
   /** First packet must be complete within this time. */
   handshake_timeout_ms: 10_000,
   /** A connection that takes no bytes for this long, with bytes waiting, is closed. */
@@ -37,6 +39,10 @@ export const limits = Object.freeze({
   out_queue_soft_bytes: 1 << 20,
   /** Past hard (control packets that a peer does not read) the connection is closed. */
   out_queue_hard_bytes: 4 << 20,
+  /** QoS >= 1 publishes of one MQTT 5 connection that are not answered yet: Receive Maximum. */
+  receive_max: 1024,
+  /** Topic aliases that an MQTT 5 client may set [MQTT-3.3.2-9]. */
+  topic_alias_max: 32,
   /** QoS >= 1 messages in flight to one MQTT connection. */
   inflight_max: 1024,
   /** Commands waiting for one I/O thread: past this, publishes are refused with queue_full. */

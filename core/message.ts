@@ -13,6 +13,11 @@ export interface MessageProperties {
   /** 1 = the payload is declared to be UTF-8 text; absent or 0 = bytes. */
   readonly payload_format?: number;
   readonly user_properties?: readonly (readonly [string, string])[];
+  /**
+   * Session that published it, where No Local may ask for it [MQTT-3.8.3-3]. Never leaves the
+   * service.
+   */
+  readonly publisher?: string;
 }
 
 /**

@@ -20,6 +20,8 @@ export interface MetricsParts {
   readonly version: string;
   /** What HTTP has refused. */
   readonly http_refused: ReadonlyMap<Code, number>;
+  /** Subscriptions that were refused. */
+  readonly filters_refused: ReadonlyMap<Code, number>;
 }
 
 export class Metrics {
@@ -40,30 +42,30 @@ export class Metrics {
   }
 
   #gauge(name: string, help: string, read: Read, labels: string[] = []): void {
-    const gauge: Gauge = new Gauge({
+    new Gauge({
       name: `longwire_${name}`,
       help,
       labelNames: labels,
       registers: [this.#registry],
-      collect: () => {
+      collect() {
         const value = read();
-        if (typeof value === "number") gauge.set(value);
-        else for (const [label, each] of value) gauge.set(label, each);
+        if (typeof value === "number") this.set(value);
+        else for (const [label, each] of value) this.set(label, each);
       },
     });
   }
 
   #counter(name: string, help: string, read: Read, labels: string[] = []): void {
-    const counter: Counter = new Counter({
+    new Counter({
       name: `longwire_${name}_total`,
       help,
       labelNames: labels,
       registers: [this.#registry],
-      collect: () => {
+      collect() {
         const value = read();
-        counter.reset();
-        if (typeof value === "number") counter.inc(value);
-        else for (const [label, each] of value) counter.inc(label, each);
+        this.reset();
+        if (typeof value === "number") this.inc(value);
+        else for (const [label, each] of value) this.inc(label, each);
       },
     });
   }
@@ -90,11 +92,24 @@ export class Metrics {
       ["host_wakeups", "Times that the reactor woke the service", "wakeups"],
       ["reactor_turns", "Turns of the I/O threads", "turns"],
       ["ring_full", "Times that reading stopped because the event ring was full", "ring_full"],
+      ["tls_handshakes", "TLS handshakes completed", "tls_handshakes"],
+      ["tls_resumptions", "TLS handshakes that a ticket made short", "tls_resumed"],
+      ["untracked_sources", "Connects of addresses that are not counted", "sources_untracked"],
     ] as const;
     for (const [name, help, field] of counters) {
       this.#counter(name, help, () => reactor.stats().counters[field]);
     }
     this.#gauge("connections", "Open connections", () => reactor.stats().counters.connections);
+    this.#gauge(
+      "tls_handshakes_pending",
+      "TLS handshakes under way",
+      () => reactor.stats().counters.tls_handshaking,
+    );
+    this.#gauge(
+      "tls_objects",
+      "TLS connections whose cipher suite needs OpenSSL's own state, some 14 KB each",
+      () => reactor.stats().counters.tls_objects,
+    );
     this.#gauge(
       "out_queue_bytes",
       "Bytes waiting to be sent",
@@ -119,7 +134,7 @@ export class Metrics {
     );
   }
 
-  #service({ router, sessions, version, http_refused }: MetricsParts): void {
+  #service({ router, sessions, version, http_refused, filters_refused }: MetricsParts): void {
     const by_code = (counts: ReadonlyMap<Code, number>): [Record<string, string>, number][] =>
       [...counts].map(([code, count]) => [{ code: code.name }, count]);
     this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
@@ -139,6 +154,12 @@ export class Metrics {
       "publishes_refused",
       "Publishes refused, by reason",
       () => by_code(router.stats.refused),
+      ["code"],
+    );
+    this.#counter(
+      "subscriptions_refused",
+      "Subscriptions of devices that were refused, by reason",
+      () => by_code(filters_refused),
       ["code"],
     );
     this.#counter(

@@ -1,23 +1,25 @@
 /**
- * Brings sessions that are behind to the head of the log: what was in flight first, then what
- * was missed, in offset order, at the pace of each connection and in slices, so that a fleet
- * that returns does not starve live traffic. Invariant: a connection goes live in the same turn
- * in which it has been handed everything that was dispatched, so nothing is missed between and
- * nothing comes twice.
+ * Brings sessions that are behind to the head of the log: the exchanges that earlier connections
+ * left open first, then what was missed, in offset order, at the pace of each connection and in
+ * slices, so that a fleet that returns does not starve live traffic. Invariant: a connection goes
+ * live in the same turn in which it has been handed everything that was dispatched, so nothing is
+ * missed between and nothing comes twice.
  */
-import type { Closed, Inflight, Reactor } from "../ffi/reactor.ts";
+import type { Closed, Reactor } from "../ffi/reactor.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
+import type { Message, StoredMessage } from "./message.ts";
 import type { Router } from "./router.ts";
 import {
+  type Exchange,
   type Replay,
   type RetainedSend,
   type Session,
   SubscriptionOptions,
   Wire,
 } from "./session.ts";
-import type { Page, RetainedPage } from "./store/mod.ts";
-import { filter_matches } from "./topic_tree.ts";
+import type { Page, RetainedPage, Soon } from "./store/mod.ts";
+import { filter_matches, is_shared } from "./topic_tree.ts";
 
 /** Messages handed to connections before everything else has a turn. */
 const slice_messages = 4096;
@@ -26,6 +28,8 @@ export class Replayer {
   /** Sessions whose next page can be read, first come first served. */
   readonly #ready: Session[] = [];
   #pumping = false;
+  /** Of the subscriptions that #wanted() has found. */
+  #identifiers: number[] = [];
 
   constructor(
     readonly reactor: Reactor,
@@ -34,68 +38,61 @@ export class Replayer {
     readonly on_gap: (session: Session, from: number, to: number) => void,
   ) {}
 
-  /** Replays from the session's cursor, and before it what was in flight. */
+  /** Goes on with the exchanges that are open [MQTT-4.4.0-1], then from the session's cursor. */
   start(session: Session): void {
-    let from = session.cursor;
-    for (const { seq } of session.inflight ?? []) from = Math.min(from, seq - 1);
-    if (from >= this.router.dispatched && !session.inflight?.length) {
-      session.cursor = this.router.dispatched;
+    const { dispatched } = this.router;
+    if (session.inflight === null && session.cursor >= dispatched) {
+      session.cursor = dispatched;
       return;
     }
-    const replay = this.#begin(session, from, session.cursor);
-    replay.is_untouched = !session.inflight?.length;
+    const replay = this.#begin(session, session.cursor);
+    replay.is_untouched = true;
+    if (session.inflight !== null) replay.resends.push(...session.inflight.values());
     this.reactor.behind(session.conn, session.generation);
-    for (const entry of session.inflight ?? []) {
-      if (entry.released) this.#release_again(session, entry);
-    }
   }
 
   /** The reactor skipped a message: `after` is the last one that the connection was sent. */
   fell_behind(session: Session, after: number): void {
     const { replay } = session;
     if (replay === null) {
-      this.#begin(session, after, after);
+      this.#begin(session, after);
     } else if (after < replay.after) {
       // It had fallen behind before it was told to be: what it missed until then is still to come.
       replay.after = after;
-      replay.floor = Math.min(replay.floor, after);
+      replay.from = Math.min(replay.from, after);
     }
   }
 
   /** A filter was added: it wants what comes after `after`. */
   subscribed(session: Session, filter: string, after: number): void {
     const { dispatched } = this.router;
-    if (session.replay === null) {
+    let { replay } = session;
+    if (replay === null) {
       if (after >= dispatched) return;
-      const replay = this.#begin(session, after, after);
-      for (const [other] of session.subscriptions()) {
-        if (other !== filter) (replay.since ??= new Map()).set(other, dispatched);
-      }
+      replay = this.#begin(session, dispatched);
       this.reactor.behind(session.conn, session.generation);
-    } else {
-      const { replay } = session;
-      if (after < replay.after) {
-        for (const [other] of session.subscriptions()) {
-          const since = replay.since?.get(other) ?? 0;
-          (replay.since ??= new Map()).set(other, Math.max(since, replay.after, replay.floor));
-        }
-        replay.after = after;
-        replay.floor = after;
-      }
-      (replay.since ??= new Map()).set(filter, after);
     }
+    const since = new Map(session.since);
+    if (after < replay.after) {
+      for (const [other] of session.subscriptions()) {
+        since.set(other, Math.max(since.get(other) ?? 0, replay.after));
+      }
+      replay.after = after;
+      replay.from = Math.min(replay.from, after);
+    }
+    session.since = since.set(filter, after);
   }
 
   /** Sends the retained messages that match a filter, at the pace of the connection. */
   send_retained(session: Session, filter: string, options: number): void {
     const { generation } = session;
-    const first = this.router.store.retained(filter);
+    const first = this.router.retained(filter);
     const begin = (page: RetainedPage) => {
       if (page.messages.length === 0 || !session.connected || session.generation !== generation) {
         return;
       }
       if (session.replay === null) {
-        this.#begin(session, this.router.dispatched, this.router.dispatched);
+        this.#begin(session, this.router.dispatched);
         this.reactor.behind(session.conn, session.generation);
       }
       (session.replay!.retained ??= []).push({ filter, options, page, next: 0 });
@@ -115,58 +112,28 @@ export class Replayer {
   }
 
   /**
-   * Where a session that lost its connection goes on; nothing up to there is missing but
-   * `inflight`.
+   * Where a session that lost its connection goes on; nothing up to there is missing but the
+   * exchanges that are open.
    */
   cursor_of(session: Session, closed: Closed): number {
     // Acknowledged cumulatively: what the connection was sent is not what the device has.
     if (session.wire === Wire.longwire) return session.cursor;
     const { replay } = session;
-    if (replay !== null) return Math.max(replay.floor, closed.seen_seq);
+    if (replay !== null) return Math.max(replay.from, closed.seen_seq);
     if (closed.behind_seq > 0) return closed.behind_seq - 1;
     return Math.max(session.cursor, closed.seen_seq);
   }
 
-  /**
-   * What is unacknowledged: what the connection had in flight, and what it was still to be sent
-   * again.
-   */
-  inflight_of(session: Session, closed: Closed): readonly Inflight[] {
-    if (session.replay === null || session.inflight === null) return closed.inflight;
-    const rest = session.inflight.filter(({ seq, released }) => !released && seq > closed.seen_seq);
-    return [...closed.inflight, ...rest];
-  }
-
-  #begin(session: Session, after: number, floor: number): Replay {
+  #begin(session: Session, after: number): Replay {
     return session.replay = {
       after,
-      floor,
+      from: after,
       room: 0,
       reading: false,
-      since: null,
+      resends: [],
       retained: null,
       is_untouched: false,
     };
-  }
-
-  /**
-   * The device has the message of this QoS 2 exchange: only PUBREL goes out again [MQTT-4.3.3-7].
-   */
-  #release_again(session: Session, entry: Inflight): void {
-    const at = this.reactor.begin_deliver(session.conn, session.generation, {
-      seq: entry.seq,
-      qos: 2,
-      packet_id: entry.packet_id,
-      released: true,
-      aside: true,
-      bytes_max: 4,
-    });
-    const out = this.reactor.commands;
-    out[at] = 0x62;
-    out[at + 1] = 2;
-    out[at + 2] = entry.packet_id >> 8;
-    out[at + 3] = entry.packet_id & 0xff;
-    this.reactor.end_deliver(at + 4, 2);
   }
 
   #enqueue(session: Session): void {
@@ -174,6 +141,12 @@ export class Replayer {
     if (this.#pumping) return;
     this.#pumping = true;
     queueMicrotask(() => this.#pump());
+  }
+
+  /** The next step, now or when the connection has taken what it was handed. */
+  #go_on(session: Session, replay: Replay): void {
+    if (replay.room > 0) this.#enqueue(session);
+    else this.reactor.behind(session.conn, session.generation);
   }
 
   #pump(): void {
@@ -186,16 +159,17 @@ export class Replayer {
     if (this.#pumping) setTimeout(() => this.#pump(), 0);
   }
 
-  /** Reads one page for a session; answers how many messages were handed over at once. */
+  /** One step for a session; answers how many messages were handed over at once. */
   #step(session: Session): number {
     const { replay } = session;
     if (replay === null || replay.reading || replay.room <= 0) return 0;
+    if (replay.resends.length > 0) return this.#step_resends(session, replay);
     if (replay.retained !== null && replay.retained.length > 0) {
       return this.#step_retained(session, replay, replay.retained);
     }
     const filters: string[] = [];
     for (const [filter, options] of session.subscriptions()) {
-      if (SubscriptionOptions.qos(options) > 0) filters.push(filter);
+      if (SubscriptionOptions.qos(options) > 0 && !is_shared(filter)) filters.push(filter);
     }
     const limit = Math.min(replay.room, limits.replay_batch_messages);
     const page = filters.length === 0
@@ -226,32 +200,109 @@ export class Replayer {
     this.log.error("cannot read the store", { device: session.id, error: String(error) });
   }
 
+  /** PUBLISH again with DUP, PUBREL again, in the order of the first time [MQTT-4.6.0-1]. */
+  #step_resends(session: Session, replay: Replay): number {
+    let handed = 0;
+    while (replay.resends.length > 0 && replay.room > 0) {
+      const [exchange] = replay.resends;
+      const found = exchange.released ? null : this.router.stored(exchange.seq, session);
+      if (found instanceof Promise) {
+        this.#later(session, replay, found, (message) => {
+          replay.resends.shift();
+          this.#resend(session, replay, exchange, message);
+          this.#go_on(session, replay);
+        });
+        return handed;
+      }
+      replay.resends.shift();
+      handed += this.#resend(session, replay, exchange, found);
+    }
+    this.#go_on(session, replay);
+    return handed;
+  }
+
+  /** @param message null = not needed, or no longer in the log */
+  #resend(
+    session: Session,
+    replay: Replay,
+    exchange: Exchange,
+    message: StoredMessage | null,
+  ): number {
+    const { packet_id, qos, aside, shared } = exchange;
+    if (message !== null) {
+      replay.room--;
+      this.#identifiers = [];
+      const options = exchange.group === undefined
+        ? this.#wanted(session, message, Infinity)
+        : session.options_of(exchange.group) ?? -1;
+      // The QoS of the first time, for the rest the subscription that it was for, if it is there.
+      const again = SubscriptionOptions.with_qos(Math.max(0, options), qos);
+      const identifiers = exchange.group === undefined ? { identifiers: this.#identifiers } : {};
+      const retain = aside && !shared;
+      this.router.fanout.deliver(session, message, again, {
+        again: packet_id,
+        retain,
+        ...identifiers,
+      });
+      return 1;
+    }
+    // The device may have it: then it waits for a PUBREL, whatever became of the message.
+    if (qos === 2) this.#release_again(session, exchange);
+    else session.exchange_over(packet_id);
+    return 0;
+  }
+
+  /** The device has the message of this QoS 2 exchange: only PUBREL goes out [MQTT-4.3.3-7]. */
+  #release_again(session: Session, { seq, packet_id }: Exchange): void {
+    const at = this.reactor.begin_deliver(session.conn, session.generation, {
+      seq,
+      qos: 2,
+      packet_id,
+      released: true,
+      aside: true,
+      settle: true,
+      bytes_max: 4,
+    });
+    const out = this.reactor.commands;
+    out[at] = 0x62;
+    out[at + 1] = 2;
+    out[at + 2] = packet_id >> 8;
+    out[at + 3] = packet_id & 0xff;
+    this.reactor.end_deliver(at + 4, 2);
+  }
+
   #step_retained(session: Session, replay: Replay, lists: RetainedSend[]): number {
     const list = lists[0];
     let handed = 0;
     while (list.next < list.page.messages.length && replay.room > 0) {
       const message = list.page.messages[list.next++];
-      this.router.fanout.deliver(session, message, message.offset, list.options, 0, true);
+      const own = message.properties?.publisher === session.id;
+      if (own && SubscriptionOptions.no_local(list.options)) continue; // [MQTT-3.8.3-3]
+      this.router.fanout.deliver(session, message, list.options, { retain: true });
       replay.room--;
       handed++;
     }
-    if (list.next < list.page.messages.length) return handed;
+    if (list.next < list.page.messages.length) {
+      this.#go_on(session, replay);
+      return handed;
+    }
     if (list.page.next === "") {
       lists.shift();
     } else {
-      const page = this.router.store.retained(list.filter, list.page.next);
+      const page: Soon<RetainedPage> = this.router.retained(list.filter, list.page.next);
       const go_on = (read: RetainedPage) => {
         list.page = read;
         list.next = 0;
-        if (replay.room > 0) this.#enqueue(session);
+        this.#go_on(session, replay);
       };
       if (page instanceof Promise) {
         this.#later(session, replay, page, go_on);
         return handed;
       }
-      go_on(page);
+      list.page = page;
+      list.next = 0;
     }
-    if (replay.room > 0) this.#enqueue(session);
+    this.#go_on(session, replay);
     return handed;
   }
 
@@ -265,38 +316,48 @@ export class Replayer {
     for (const message of page.messages) {
       // What has been stored but not dispatched yet comes live.
       if (message.offset > dispatched) break;
-      const again = session.inflight?.find((entry) => entry.seq === message.offset);
-      if (again === undefined && message.offset <= replay.floor) continue;
-      if (again?.released) continue;
-      const options = this.#best(session, replay, message.topic, message.offset);
+      const options = this.#wanted(session, message, message.offset);
       if (options < 0 || Math.min(SubscriptionOptions.qos(options), message.qos) === 0) continue;
-      this.router.fanout.deliver(session, message, message.offset, options, again?.packet_id ?? 0);
+      const dup = message.offset <= session.unsure_to;
+      const identifiers = this.#identifiers;
+      this.router.fanout.deliver(session, message, options, { dup, identifiers });
       handed++;
     }
     replay.after = Math.min(page.next, dispatched);
     replay.room -= handed;
     if (handed > 0) replay.is_untouched = false;
     if (replay.after >= dispatched) this.#go_live(session, replay);
-    else if (replay.room > 0) this.#enqueue(session);
+    else this.#go_on(session, replay);
     return handed;
   }
 
   #go_live(session: Session, replay: Replay): void {
     if (replay.is_untouched) session.cursor = replay.after;
     session.replay = null;
-    session.inflight = null;
+    session.since = null;
+    session.unsure_to = 0;
     this.reactor.live(session.conn, session.generation);
   }
 
-  /** Options of the best subscription that wants the message; -1 = none. */
-  #best(session: Session, replay: Replay, topic: string, offset: number): number {
-    let best = -1;
+  /**
+   * What the session's subscriptions want of a message, as the options of one: the best QoS, all
+   * identifiers (left in #identifiers); -1 = nothing.
+   */
+  #wanted(session: Session, message: Message, offset: number): number {
+    const own = message.properties?.publisher === session.id;
+    const identifiers: number[] = [];
+    let qos = -1;
+    let retain_as_published = false;
     for (const [filter, options] of session.subscriptions()) {
-      if (offset <= (replay.since?.get(filter) ?? 0) || !filter_matches(filter, topic)) continue;
-      if (best < 0 || SubscriptionOptions.qos(options) > SubscriptionOptions.qos(best)) {
-        best = options;
-      }
+      if (is_shared(filter) || offset <= (session.since?.get(filter) ?? 0)) continue;
+      if (own && SubscriptionOptions.no_local(options)) continue; // [MQTT-3.8.3-3]
+      if (!filter_matches(filter, message.topic)) continue;
+      qos = Math.max(qos, SubscriptionOptions.qos(options));
+      retain_as_published ||= SubscriptionOptions.retain_as_published(options);
+      const identifier = SubscriptionOptions.identifier(options);
+      if (identifier > 0) identifiers.push(identifier);
     }
-    return best;
+    this.#identifiers = identifiers;
+    return qos < 0 ? -1 : SubscriptionOptions.pack(qos, retain_as_published, false, 0);
   }
 }

@@ -8,9 +8,10 @@ import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
-import type { Message } from "./message.ts";
+import type { Message, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
-import type { Appended, Soon, Store } from "./store/mod.ts";
+import type { Appended, Page, RetainedPage, Soon, Store } from "./store/mod.ts";
+import { split_share } from "./topic_tree.ts";
 
 /** Messages that are stored once under an idempotency key, all or none. */
 export interface Once {
@@ -21,6 +22,8 @@ export interface Once {
 
 interface Pending {
   readonly message: Message;
+  /** Why it is not published: said when its turn comes, as answers keep the order of publishes. */
+  readonly refusal: Refusal | null;
   readonly origin: PublishOrigin;
   readonly token: number;
   readonly from: Session | null;
@@ -73,22 +76,52 @@ export class Router {
     once: Once | null = null,
   ): void {
     if (message.payload.length > limits.payload_bytes_max) {
-      return this.#refuse(origin, token, codes.body_too_large, payload_detail(message));
+      const refusal = new Refusal(codes.body_too_large, payload_detail(message));
+      return this.refuse(message, origin, token, refusal);
     }
     if (this.reactor.pending_bytes > limits.command_queue_bytes_max) {
       this.schedule_turn();
-      return this.#refuse(origin, token, codes.queue_full, codes.queue_full.meaning);
+      return this.refuse(message, origin, token, new Refusal(codes.queue_full));
     }
     this.stats.published[message.qos]++;
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
       origin.appends_pending++;
-      this.#enqueue({ message, origin, token, from }, once);
+      this.#enqueue({ message, refusal: null, origin, token, from }, once);
     } else {
       if (message.retain) this.#retain(message);
       origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
     }
     this.schedule_turn();
+  }
+
+  /** Refuses a publish, after the answers of those that its origin published before it. */
+  refuse(message: Message, origin: PublishOrigin, token: number, refusal: Refusal): void {
+    if (origin.appends_pending === 0) {
+      return this.#refuse(origin, token, refusal.code, refusal.message);
+    }
+    origin.appends_pending++;
+    this.#enqueue({ message, refusal, origin, token, from: null }, null);
+    this.schedule_turn();
+  }
+
+  /**
+   * The message of an offset, read for a session that was sent it; null = it is not in the log any
+   * more.
+   */
+  stored(offset: number, session: Session): Soon<StoredMessage | null> {
+    const filters = ["#"];
+    for (const [filter] of session.subscriptions()) {
+      if (filter.startsWith("$")) filters.push(split_share(filter)?.filter ?? filter);
+    }
+    const found = ({ messages: [message] }: Page) => message?.offset === offset ? message : null;
+    const page = this.store.read(filters, offset - 1, 1);
+    return page instanceof Promise ? page.then(found) : found(page);
+  }
+
+  /** Retained messages that match a filter, the service's own among them. */
+  retained(filter: string, after = ""): Soon<RetainedPage> {
+    return this.store.retained(filter, after);
   }
 
   /** Sees to it that the turn ends, for callers that are not the hub's loop. */
@@ -140,7 +173,7 @@ export class Router {
 
   #append({ once, publishes }: Segment): Soon<Outcome> {
     const messages: Message[] = [];
-    for (const { message } of publishes) if (message.qos > 0) messages.push(message);
+    for (const publish of publishes) if (is_stored(publish)) messages.push(publish.message);
     if (messages.length === 0) return { offset: 0, duplicate: false };
     const failed = (error: unknown): Outcome => ({ error });
     const first = (offset: number): Outcome => ({ offset, duplicate: false });
@@ -154,7 +187,9 @@ export class Router {
         answer = offset instanceof Promise ? offset.then(first, failed) : first(offset);
       }
       // What has to be durable together with the messages is written in the same turn.
-      for (const { origin, token } of publishes) origin.appending?.(token);
+      for (const publish of publishes) {
+        if (is_stored(publish)) publish.origin.appending?.(publish.token);
+      }
       return answer;
     } catch (error) {
       return failed(error);
@@ -165,8 +200,12 @@ export class Router {
     if ("error" in outcome) return this.#fail(publishes, outcome.error);
     let { offset } = outcome;
     const { duplicate } = outcome;
-    for (const { message, origin, token, from } of publishes) {
+    for (const { message, refusal, origin, token, from } of publishes) {
       origin.appends_pending--;
+      if (refusal !== null) {
+        this.#refuse(origin, token, refusal.code, refusal.message);
+        continue;
+      }
       const place = message.qos > 0 ? offset++ : 0;
       if (message.retain && place === 0) this.#retain(message);
       const audience = duplicate && place > 0 ? 0 : this.fanout.dispatch(message, place, from);
@@ -178,10 +217,11 @@ export class Router {
   #fail(publishes: readonly Pending[], error: unknown): void {
     const code = error instanceof Refusal ? error.code : codes.store_unavailable;
     const detail = error instanceof Error ? error.message : code.meaning;
-    for (const { message, origin, token, from } of publishes) {
+    for (const { message, refusal, origin, token, from } of publishes) {
       origin.appends_pending--;
       // QoS 0 goes on when the disk does not.
-      if (message.qos > 0) this.#refuse(origin, token, code, detail);
+      if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message);
+      else if (message.qos > 0) this.#refuse(origin, token, code, detail);
       else origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
     }
   }
@@ -203,6 +243,10 @@ export class Router {
       this.#count_refused(error instanceof Refusal ? error.code : codes.store_unavailable);
     });
   }
+}
+
+function is_stored({ message, refusal }: Pending): boolean {
+  return message.qos > 0 && refusal === null;
 }
 
 function payload_detail(message: Message): string {

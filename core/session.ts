@@ -26,7 +26,8 @@ export const SubscriptionOptions = {
     retain_as_published: boolean,
     no_local: boolean,
     identifier: number,
-  ): number => qos | (retain_as_published ? 4 : 0) | (no_local ? 8 : 0) | 0 + identifier * 16,
+  ): number => qos + (retain_as_published ? 4 : 0) + (no_local ? 8 : 0) + identifier * 16,
+  with_qos: (options: number, qos: number): number => options - (options & 3) + qos,
   qos: (options: number): number => options & 3,
   retain_as_published: (options: number): boolean => (options & 4) !== 0,
   no_local: (options: number): boolean => (options & 8) !== 0,
@@ -69,18 +70,24 @@ export interface RetainedSend {
 export interface Replay {
   /** Everything up to this offset has been handed over or is not for this session. */
   after: number;
-  /** Up to here only what was in flight is sent again. */
-  floor: number;
+  /** What a connection that is sent none of it returns to. */
+  from: number;
   /** How many more messages the connection takes now. */
   room: number;
   /** A read of the store is under way. */
   reading: boolean;
-  /** Filters that want only what comes after an offset of their own. */
-  since: Map<string, number> | null;
+  /** What earlier connections left open goes out first, oldest first. */
+  resends: Exchange[];
   /** Retained messages that go out first, filter by filter. */
   retained: RetainedSend[] | null;
   /** The connection has been sent no stored message: none can come back unacknowledged. */
   is_untouched: boolean;
+}
+
+/** An exchange with the device that is not over: a message that was sent and not acknowledged. */
+export interface Exchange extends Inflight {
+  /** The shared subscription that it was sent for, `$share/group/filter`. */
+  readonly group?: string;
 }
 
 /**
@@ -89,49 +96,257 @@ export interface Replay {
 export interface Will {
   readonly message: Omit<Message, "time_ms" | "expires_ms">;
   readonly delay_s: number;
-  /** Message Expiry Interval, counted from its publication; 0 = never. */
+  /** Message Expiry Interval, counted from its publication; -1 = never. */
   readonly expiry_s: number;
 }
 
 /** What an MQTT connection needs only sometimes. */
 export interface MqttConnection {
-  will: Will | null;
   /** Topic aliases that the client has set [MQTT-3.3.2-8]; index = alias. */
-  aliases: string[];
+  readonly aliases: string[];
   /** The client asked for Problem Information = 0: no reason strings [MQTT-3.1.2-29]. */
-  terse: boolean;
+  readonly terse: boolean;
+  /** Larger packets are not sent to it [MQTT-3.1.2-24]. */
+  readonly packet_bytes_max: number;
 }
+
+/** What a session has only sometimes: most of a million sessions have none of it. */
+interface Rare {
+  inflight: Map<number, Exchange> | null;
+  replay: Replay | null;
+  incoming: Map<number, number> | null;
+  mqtt: MqttConnection | null;
+  will: Will | null;
+  will_due_ms: number;
+  ends_ms: number;
+  alarm_tick: number;
+  unsure_to: number;
+  since: Map<string, number> | null;
+  rest: Map<string, number> | null;
+}
+
+/** Bits of Session.#flags; above them the listener. */
+const Flag = { closing: 1, transient: 2, stored: 4, identified: 8, no_local: 16 } as const;
+const wire_shift = 5;
+const listener_shift = 7;
+
+/** MQTT 5 section 3.1.2.11.2: the session does not expire. */
+export const expiry_never_s = 0xffffffff;
 
 export class Session implements PublishOrigin {
   conn = offline;
   generation = 0;
-  /** Index of the listener, hence of the protocol, of the connection. */
-  listener = 0;
-  /** The connection has been told to go: what it still sends is ignored. */
-  closing = false;
   /** Nothing up to this offset need be sent again, except what `inflight` lists. */
   cursor = 0;
-  /** What the last connection left unacknowledged, oldest first. */
-  inflight: readonly Inflight[] | null = null;
   appends_pending = 0;
-  /** Ends with its connection (MQTT clean session without expiry, Longwire `clean`). */
-  transient = true;
-  replay: Replay | null = null;
-  /** How long the session outlives its connection, seconds; 0xffffffff = for ever. */
-  expiry_s = 0;
-  /** When an offline session ends, Unix milliseconds; 0 = not by time. */
-  ends_ms = 0;
-  /** There is a row of it in the store. */
-  stored = false;
-  /** Packet ids of QoS 2 publishes received and not yet released [MQTT-4.3.3-2]. */
-  incoming: Set<number> | null = null;
-  mqtt: MqttConnection | null = null;
+  /** Publishes of this connection whose exchange is not over [MQTT-3.3.4-9]. */
+  acks_pending = 0;
 
+  /** Small fields in one: closing, transient, stored, identified, no_local, wire, listener. */
+  #flags: number;
+  /** Seconds, -1 = for ever: that way it is always a small integer. */
+  #expiry = 0;
   #first_filter: string | null = null;
   #first_options = 0;
-  #rest: Map<string, number> | null = null;
+  #rare: Rare | null = null;
 
-  constructor(readonly id: string, public wire: Wire, public answers: PublishAnswers) {}
+  constructor(readonly id: string, wire: Wire, public answers: PublishAnswers) {
+    this.#flags = Flag.transient | wire << wire_shift;
+  }
+
+  #flag(bit: number, on: boolean): void {
+    this.#flags = on ? this.#flags | bit : this.#flags & ~bit;
+  }
+
+  #make_rare(): Rare {
+    return this.#rare ??= {
+      inflight: null,
+      replay: null,
+      incoming: null,
+      mqtt: null,
+      will: null,
+      will_due_ms: 0,
+      ends_ms: 0,
+      alarm_tick: 0,
+      unsure_to: 0,
+      since: null,
+      rest: null,
+    };
+  }
+
+  get wire(): Wire {
+    return (this.#flags >> wire_shift & 3) as Wire;
+  }
+
+  set wire(wire: Wire) {
+    this.#flags = this.#flags & ~(3 << wire_shift) | wire << wire_shift;
+  }
+
+  /** Index of the listener, hence of the protocol, of the connection. */
+  get listener(): number {
+    return this.#flags >> listener_shift;
+  }
+
+  set listener(index: number) {
+    this.#flags = this.#flags & (1 << listener_shift) - 1 | index << listener_shift;
+  }
+
+  /** The connection has been told to go: what it still sends is ignored. */
+  get closing(): boolean {
+    return (this.#flags & Flag.closing) !== 0;
+  }
+
+  set closing(on: boolean) {
+    this.#flag(Flag.closing, on);
+  }
+
+  /** Ends with its connection (MQTT clean session without expiry, Longwire `clean`). */
+  get transient(): boolean {
+    return (this.#flags & Flag.transient) !== 0;
+  }
+
+  set transient(on: boolean) {
+    this.#flag(Flag.transient, on);
+  }
+
+  /** One of its subscriptions has a Subscription Identifier: the fan-out treats it apart. */
+  get identified(): boolean {
+    return (this.#flags & Flag.identified) !== 0;
+  }
+
+  set identified(on: boolean) {
+    this.#flag(Flag.identified, on);
+  }
+
+  /** A subscription has, or had, No Local: its publishes carry who published them. */
+  get no_local(): boolean {
+    return (this.#flags & Flag.no_local) !== 0;
+  }
+
+  set no_local(on: boolean) {
+    this.#flag(Flag.no_local, on);
+  }
+
+  /** There is a row of it in the store. */
+  get stored(): boolean {
+    return (this.#flags & Flag.stored) !== 0;
+  }
+
+  set stored(on: boolean) {
+    this.#flag(Flag.stored, on);
+  }
+
+  /** How long the session outlives its connection, seconds; expiry_never_s = for ever. */
+  get expiry_s(): number {
+    return this.#expiry < 0 ? expiry_never_s : this.#expiry;
+  }
+
+  set expiry_s(seconds: number) {
+    this.#expiry = seconds === expiry_never_s ? -1 : seconds;
+  }
+
+  /**
+   * Exchanges that are not over, by packet id, oldest first: what earlier connections left, and of
+   * this one the QoS 2 exchanges whose PUBREC came. Never empty.
+   */
+  get inflight(): Map<number, Exchange> | null {
+    return this.#rare === null ? null : this.#rare.inflight;
+  }
+
+  set inflight(exchanges: Map<number, Exchange> | null) {
+    const some = exchanges === null || exchanges.size === 0 ? null : exchanges;
+    if (some !== null || this.#rare !== null) this.#make_rare().inflight = some;
+  }
+
+  /** The device has acknowledged the exchange, or it cannot be completed. */
+  exchange_over(packet_id: number): void {
+    const { inflight } = this;
+    if (inflight?.delete(packet_id) && inflight.size === 0) this.inflight = null;
+  }
+
+  /** Filters that were added during a replay and want only what comes after an offset. */
+  get since(): Map<string, number> | null {
+    return this.#rare === null ? null : this.#rare.since;
+  }
+
+  set since(offsets: Map<string, number> | null) {
+    const some = offsets === null || offsets.size === 0 ? null : offsets;
+    if (some !== null || this.#rare !== null) this.#make_rare().since = some;
+  }
+
+  /** Up to this offset a crashed service may have sent messages that the cursor does not cover. */
+  get unsure_to(): number {
+    return this.#rare === null ? 0 : this.#rare.unsure_to;
+  }
+
+  set unsure_to(offset: number) {
+    if (offset !== 0 || this.#rare !== null) this.#make_rare().unsure_to = offset;
+  }
+
+  get replay(): Replay | null {
+    return this.#rare === null ? null : this.#rare.replay;
+  }
+
+  set replay(replay: Replay | null) {
+    if (replay !== null || this.#rare !== null) this.#make_rare().replay = replay;
+  }
+
+  /**
+   * Packet ids of QoS 2 publishes received and not yet released [MQTT-4.3.3-2]: 0 = stored, else
+   * the token with which the publish waits for the store.
+   */
+  get incoming(): Map<number, number> | null {
+    return this.#rare === null ? null : this.#rare.incoming;
+  }
+
+  set incoming(ids: Map<number, number> | null) {
+    const some = ids === null || ids.size === 0 ? null : ids;
+    if (some !== null || this.#rare !== null) this.#make_rare().incoming = some;
+  }
+
+  get mqtt(): MqttConnection | null {
+    return this.#rare === null ? null : this.#rare.mqtt;
+  }
+
+  set mqtt(state: MqttConnection | null) {
+    if (state !== null || this.#rare !== null) this.#make_rare().mqtt = state;
+  }
+
+  /** Of the connection, or of one that is gone while its delay lasts [MQTT-3.1.2-8]. */
+  get will(): Will | null {
+    return this.#rare === null ? null : this.#rare.will;
+  }
+
+  set will(will: Will | null) {
+    if (will !== null || this.#rare !== null) this.#make_rare().will = will;
+  }
+
+  /** When the will of a connection that is gone is due, Unix milliseconds; 0 = it is not gone. */
+  get will_due_ms(): number {
+    return this.#rare === null ? 0 : this.#rare.will_due_ms;
+  }
+
+  set will_due_ms(time_ms: number) {
+    if (time_ms !== 0 || this.#rare !== null) this.#make_rare().will_due_ms = time_ms;
+  }
+
+  /** The tick of Sessions at which the session's times are looked at again; 0 = never. */
+  get alarm_tick(): number {
+    return this.#rare === null ? 0 : this.#rare.alarm_tick;
+  }
+
+  set alarm_tick(tick: number) {
+    if (tick !== 0 || this.#rare !== null) this.#make_rare().alarm_tick = tick;
+  }
+
+  /** When an offline session ends, Unix milliseconds; 0 = not by time. */
+  get ends_ms(): number {
+    return this.#rare === null ? 0 : this.#rare.ends_ms;
+  }
+
+  set ends_ms(time_ms: number) {
+    if (time_ms !== 0 || this.#rare !== null) this.#make_rare().ends_ms = time_ms;
+  }
 
   published(token: number, offset: number, audience: number): void {
     this.answers.published(this, token, offset, audience);
@@ -158,28 +373,28 @@ export class Session implements PublishOrigin {
   }
 
   get subscription_count(): number {
-    return (this.#first_filter === null ? 0 : 1) + (this.#rest?.size ?? 0);
+    return (this.#first_filter === null ? 0 : 1) + (this.#rare?.rest?.size ?? 0);
   }
 
   /** Options of the subscription to this filter; undefined when there is none. */
   options_of(filter: string): number | undefined {
-    return filter === this.#first_filter ? this.#first_options : this.#rest?.get(filter);
+    return filter === this.#first_filter ? this.#first_options : this.#rare?.rest?.get(filter);
   }
 
   /** Adds a subscription, or replaces the options of the one to the same filter [MQTT-3.8.4-3]. */
   subscribe(filter: string, options: number): void {
     if (this.#first_filter === null || this.#first_filter === filter) {
-      if (this.#first_filter === null) this.#rest?.delete(filter);
+      if (this.#first_filter === null) this.#rare?.rest?.delete(filter);
       this.#first_filter = filter;
       this.#first_options = options;
     } else {
-      (this.#rest ??= new Map()).set(filter, options);
+      (this.#make_rare().rest ??= new Map()).set(filter, options);
     }
   }
 
   /** Answers whether there was such a subscription. */
   unsubscribe(filter: string): boolean {
-    if (filter !== this.#first_filter) return this.#rest?.delete(filter) ?? false;
+    if (filter !== this.#first_filter) return this.#rare?.rest?.delete(filter) ?? false;
     this.#first_filter = null;
     return true;
   }
@@ -187,6 +402,6 @@ export class Session implements PublishOrigin {
   /** Every subscription, in no promised order. */
   *subscriptions(): Generator<[filter: string, options: number]> {
     if (this.#first_filter !== null) yield [this.#first_filter, this.#first_options];
-    if (this.#rest !== null) yield* this.#rest;
+    if (this.#rare?.rest) yield* this.#rare.rest;
   }
 }

@@ -1,43 +1,41 @@
 /**
  * Every session that the service knows, connected or not, and what of it is kept in the store.
- * Invariant: a session that is not transient has a row in the store before its device is told
- * that it has a session.
+ * Invariant: what a device was told of its session (subscriptions, exchanges that are open) is in
+ * the store before it is told, unless the session is transient.
  */
-import type { Inflight } from "../ffi/reactor.ts";
+import { expiry_never_s, type PublishAnswers, Session, type Wire } from "./session.ts";
+import type { Exchange, Will } from "./session.ts";
 import type { Log } from "./log.ts";
-import { type PublishAnswers, Session, type Wire } from "./session.ts";
-import type { Soon, Store, StoredSession } from "./store/mod.ts";
+import { session_of, stored_session } from "./session_record.ts";
+import type { Soon, Store } from "./store/mod.ts";
 
-/** What the protocols add to a stored session, as JSON in StoredSession.state. */
-interface StoredState {
-  readonly wire: Wire;
-  readonly expiry_s: number;
-  readonly inflight: readonly Inflight[];
-  /** Packet ids of QoS 2 publishes received and not released. */
-  readonly incoming: readonly number[];
-}
-
-/** MQTT 5 section 3.1.2.11.2: the session does not expire. */
-const expiry_never_s = 0xffffffff;
 /** How long a moved cursor may stay unwritten: what a crash sends again at most. */
 const cursor_flush_ms = 1000;
+/** How often times are looked at. */
+const tick_ms = 250;
+
+function tick_of(time_ms: number): number {
+  return Math.floor(time_ms / tick_ms);
+}
 
 export class Sessions {
+  /** Publishes the will of a connection that is gone. */
+  on_will: (session: Session, will: Will) => void = () => {};
+
   readonly #by_id = new Map<string, Session>();
-  /** Sessions whose cursor moved since it was written. */
-  readonly #dirty = new Set<Session>();
-  /** Offline sessions that end at some time, by the Unix second of their end. */
-  readonly #ends = new Map<number, Session[]>();
+  /** Sessions whose cursor moved since it was written, and those of which more than that changed. */
+  readonly #moved = new Set<Session>();
+  readonly #changed = new Set<Session>();
+  /** Offline sessions that end, or whose will is due, at some time: by tick. */
+  readonly #alarms = new Map<number, Set<Session>>();
+  /** Ticks before this one have passed. */
+  #next_tick: number;
   #timer: ReturnType<typeof setInterval> | undefined;
   #flushed_ms = 0;
 
-  constructor(
-    readonly store: Store,
-    readonly now_ms: () => number,
-    readonly log: Log,
-    /** Told when an offline session has expired. */
-    readonly on_expired: (session: Session) => void = () => {},
-  ) {}
+  constructor(readonly store: Store, readonly now_ms: () => number, readonly log: Log) {
+    this.#next_tick = tick_of(now_ms());
+  }
 
   get count(): number {
     return this.#by_id.size;
@@ -51,24 +49,17 @@ export class Sessions {
     return this.#by_id.values();
   }
 
-  /** Reads what earlier runs left, and starts the clock of expiry and cursor writes. */
+  /** Reads what earlier runs left, and starts the clock. */
   async load(answers_of: (wire: Wire) => PublishAnswers): Promise<void> {
     for await (const stored of this.store.sessions()) {
-      const state = JSON.parse(stored.state) as StoredState;
-      const session = new Session(stored.id, state.wire, answers_of(state.wire));
-      session.transient = false;
-      session.cursor = stored.cursor;
-      session.expiry_s = state.expiry_s;
-      session.inflight = state.inflight.length > 0 ? state.inflight : null;
-      if (state.incoming.length > 0) session.incoming = new Set(state.incoming);
-      for (const { filter, options } of stored.subscriptions) session.subscribe(filter, options);
+      const session = session_of(stored, answers_of, this.now_ms(), this.store.head);
       this.#by_id.set(session.id, session);
-      if (stored.expires_ms > 0) this.#ends_at(session, stored.expires_ms);
+      this.#set_alarm(session);
     }
-    this.#timer = setInterval(() => this.#tick(), 250);
+    this.#timer = setInterval(() => this.#tick(), tick_ms);
   }
 
-  /** Ends the clock and writes every cursor that moved. */
+  /** Ends the clock and writes what changed. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#flush();
@@ -91,104 +82,164 @@ export class Sessions {
     return { session, present: false };
   }
 
+  /**
+   * A connection was bound to the session: what its row says of its end does not hold any more, and
+   * there is none of a session that is to end with the connection.
+   */
+  opened(session: Session, expiry_s: number, will: Will | null): void {
+    const is_other = session.ends_ms > 0 || session.will !== null || will !== null ||
+      session.expiry_s !== expiry_s;
+    session.ends_ms = 0;
+    session.will_due_ms = 0;
+    session.will = will; // one that still waited is not published any more [MQTT-3.1.3-9]
+    session.expiry_s = expiry_s;
+    if (!session.transient) {
+      if (is_other) this.#changed.add(session);
+    } else if (session.stored) this.#delete(session);
+  }
+
   /** Writes a session that outlives its connection; nothing to do for one that does not. */
   keep(session: Session): Soon<void> {
     if (session.transient) return;
-    this.#dirty.delete(session);
-    return this.store.put_session(this.#stored(session));
+    this.#moved.delete(session);
+    this.#changed.delete(session);
+    session.stored = true;
+    return this.store.put_session(stored_session(session));
   }
 
-  /** Ends a session. */
+  /** Something changed that is written some time later. */
+  changed(session: Session): void {
+    if (!session.transient) this.#changed.add(session);
+  }
+
+  /** Ends a session; a will that still waited is due now [MQTT-3.1.3-9]. */
   forget(session: Session): void {
     if (this.#by_id.get(session.id) === session) this.#by_id.delete(session.id);
-    this.#dirty.delete(session);
-    if (!session.stored) return;
-    session.stored = false;
-    this.#background(this.store.delete_session(session.id));
+    this.#moved.delete(session);
+    this.#changed.delete(session);
+    this.#alarms.get(session.alarm_tick)?.delete(session);
+    if (session.stored) this.#delete(session);
+    this.#publish_will(session);
   }
 
   /** The device has acknowledged everything up to an offset. */
   acked(session: Session, offset: number): void {
     if (offset <= session.cursor) return;
     session.cursor = offset;
-    if (!session.transient) this.#dirty.add(session);
+    if (!session.transient) this.#moved.add(session);
   }
 
-  /** The connection is gone; `inflight` is what it left unacknowledged. */
-  closed(session: Session, cursor: number, inflight: readonly Inflight[]): void {
-    if (session.transient) return this.forget(session);
+  /**
+   * The connection is gone.
+   * @param inflight what it left unacknowledged
+   * @param will to be published when its delay is over, or the session; null = there is none
+   */
+  closed(
+    session: Session,
+    cursor: number,
+    inflight: Map<number, Exchange>,
+    will: Will | null,
+  ): void {
+    session.will = will;
+    if (will !== null) session.will_due_ms = this.now_ms() + will.delay_s * 1000;
+    if (session.transient || session.expiry_s === 0) return this.forget(session);
     session.cursor = Math.max(session.cursor, cursor);
-    session.inflight = inflight.length > 0 ? inflight : null;
-    if (session.expiry_s === 0) return this.forget(session);
-    if (session.expiry_s !== expiry_never_s) {
-      session.ends_ms = this.now_ms() + session.expiry_s * 1000;
-      this.#ends_at(session, session.ends_ms);
-    }
+    session.inflight = inflight;
+    session.ends_ms = session.expiry_s === expiry_never_s
+      ? 0
+      : this.now_ms() + session.expiry_s * 1000;
+    if (will?.delay_s === 0) this.#publish_will(session);
+    this.#set_alarm(session);
     this.#background(this.keep(session));
+  }
+
+  #publish_will(session: Session): void {
+    const { will } = session;
+    if (will === null || session.will_due_ms === 0) return;
+    session.will = null;
+    session.will_due_ms = 0;
+    this.on_will(session, will);
+  }
+
+  #delete(session: Session): void {
+    session.stored = false;
+    this.#background(this.store.delete_session(session.id));
   }
 
   #is_over(session: Session): boolean {
     return !session.connected && session.ends_ms > 0 && session.ends_ms <= this.now_ms();
   }
 
-  #ends_at(session: Session, ends_ms: number): void {
-    session.ends_ms = ends_ms;
-    const second = Math.ceil(ends_ms / 1000);
-    const list = this.#ends.get(second);
-    if (list === undefined) this.#ends.set(second, [session]);
-    else list.push(session);
+  /**
+   * Sees to it that the next of the session's times is noticed. A session has one alarm at most: it
+   * is only moved forward, and one that rings too early is set again.
+   */
+  #set_alarm(session: Session): void {
+    let next_ms = session.ends_ms;
+    const { will_due_ms } = session;
+    if (will_due_ms > 0 && (next_ms === 0 || will_due_ms < next_ms)) next_ms = will_due_ms;
+    if (next_ms === 0) return;
+    const tick = Math.max(Math.ceil(next_ms / tick_ms), this.#next_tick);
+    if (session.alarm_tick > 0) {
+      if (session.alarm_tick <= tick) return;
+      this.#alarms.get(session.alarm_tick)?.delete(session);
+    }
+    session.alarm_tick = tick;
+    const due = this.#alarms.get(tick);
+    if (due === undefined) this.#alarms.set(tick, new Set([session]));
+    else due.add(session);
   }
 
   #tick(): void {
     const now_ms = this.now_ms();
-    for (const [second, list] of this.#ends) {
-      if (second * 1000 > now_ms) continue;
-      this.#ends.delete(second);
-      for (const session of list) {
-        if (!this.#is_over(session) || this.#by_id.get(session.id) !== session) continue;
-        this.forget(session);
-        this.on_expired(session);
-      }
+    const tick = tick_of(now_ms);
+    if (Math.abs(tick - this.#next_tick) > this.#alarms.size + 1) { // the clock was set
+      for (const passed of [...this.#alarms.keys()]) if (passed <= tick) this.#ring(passed);
+      this.#next_tick = tick + 1;
     }
+    for (; this.#next_tick <= tick; this.#next_tick++) this.#ring(this.#next_tick);
     if (now_ms - this.#flushed_ms < cursor_flush_ms) return;
     this.#flushed_ms = now_ms;
     void this.#flush();
   }
 
+  #ring(tick: number): void {
+    const due = this.#alarms.get(tick);
+    if (due === undefined) return;
+    this.#alarms.delete(tick);
+    const now_ms = this.now_ms();
+    for (const session of due) {
+      session.alarm_tick = 0;
+      if (session.connected || this.#by_id.get(session.id) !== session) continue;
+      if (this.#is_over(session)) {
+        this.forget(session);
+        continue;
+      }
+      if (session.will_due_ms > 0 && session.will_due_ms <= now_ms) {
+        this.#publish_will(session);
+        this.#background(this.keep(session));
+      }
+      this.#set_alarm(session);
+    }
+  }
+
   async #flush(): Promise<void> {
-    const writes = [...this.#dirty].map(({ id, cursor }) => this.store.put_cursor(id, cursor));
-    this.#dirty.clear();
+    const writes: Soon<void>[] = [];
+    const changed = [...this.#changed];
+    for (const session of changed) writes.push(this.keep(session));
+    for (const { id, cursor } of this.#moved) writes.push(this.store.put_cursor(id, cursor));
+    this.#moved.clear();
     try {
       await Promise.all(writes);
     } catch (error) {
-      this.log.error("cannot write sessions", { error: String(error) });
+      // A cursor that is not written is only older: what it covers would be sent again.
+      for (const session of changed) if (session.stored) this.#changed.add(session);
+      this.log.warn("cannot write sessions", { error: String(error) });
     }
   }
 
   #background(done: Soon<void>): void {
     if (!(done instanceof Promise)) return;
     done.catch((error) => this.log.error("cannot write a session", { error: String(error) }));
-  }
-
-  #stored(session: Session): StoredSession {
-    session.stored = true;
-    const state: StoredState = {
-      wire: session.wire,
-      expiry_s: session.expiry_s,
-      inflight: session.inflight ?? [],
-      incoming: [...session.incoming ?? []],
-    };
-    const subscriptions = [...session.subscriptions()].map(([filter, options]) => ({
-      filter,
-      qos: options & 3,
-      options,
-    }));
-    return {
-      id: session.id,
-      subscriptions,
-      cursor: session.cursor,
-      expires_ms: session.connected ? 0 : session.ends_ms,
-      state: JSON.stringify(state),
-    };
   }
 }

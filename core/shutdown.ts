@@ -1,6 +1,7 @@
 /**
- * The graceful stop: nobody new is let in, every device is told, what is queued for devices gets the
- * time that the operator grants, and what was acknowledged is in the store before the process ends.
+ * The graceful stop: nobody new is let in, every device is told, what is queued for devices gets
+ * the time that the operator grants, and what was acknowledged is in the store before the process
+ * ends.
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import { codes } from "./codes.ts";

@@ -1,6 +1,6 @@
 /**
- * What a start needs beside the parts themselves, pure: sizes that the machine decides, the sentences
- * of a start that fails, and what is printed when it succeeds.
+ * What a start needs beside the parts themselves, pure: sizes that the machine decides, the
+ * sentences of a start that fails, and what is printed when it succeeds.
  */
 import { type Address, type Config, format_address } from "./config.ts";
 
@@ -23,8 +23,10 @@ export function backend_of(setting: Config["backend"], os: string): "epoll" | "u
 /** POSIX errors of bind() and listen(), Linux's numbers and macOS's. */
 const errno_reasons: Readonly<Record<number, string>> = {
   1: "not permitted",
+  12: "no memory",
   13: "permission denied",
   24: "this process has too many open files",
+  38: "this kernel does not have it",
   48: "address in use",
   49: "this machine does not have that address",
   97: "this machine does not speak that kind of address",
@@ -57,6 +59,17 @@ export function bind<T>(name: string, address: Address, listen: (address: Addres
   }
 }
 
+/** Runs what starts the I/O threads; what the system refuses becomes a sentence. */
+export function start<T>(backend: string, open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    if (!(error instanceof Error && "errno" in error)) throw error;
+    const reason = errno_reasons[Number(error.errno)] ?? error.message;
+    throw new StartError(`Cannot start the reactor with backend ${backend}: ${reason}`);
+  }
+}
+
 /** What opening the store threw, as a sentence. */
 export function store_problem(directory: string, error: unknown): StartError {
   const why = error instanceof Error ? error.message : String(error);
@@ -71,6 +84,8 @@ export interface Listening {
   readonly http: Address | undefined;
   readonly mqtt: Address | undefined;
   readonly device: Address | undefined;
+  readonly mqtts?: Address | undefined;
+  readonly device_tls?: Address | undefined;
 }
 
 /** Of an HTTP server, in this project's words. */
@@ -100,7 +115,7 @@ export function deno_command(executable: string, version: string): string {
 
 /** What is printed when the service is there; each command can be pasted as it is. */
 export function started_text(started: Started): string {
-  const { http, mqtt, device } = started.listening;
+  const { http, mqtt, device, mqtts, device_tls } = started.listening;
   const threads = `${started.thread_count} I/O thread${started.thread_count === 1 ? "" : "s"}`;
   const lines = [
     `Longwire ${started.version} is ready after ${Math.round(started.duration_ms)} ms: ` +
@@ -111,6 +126,8 @@ export function started_text(started: Started): string {
   if (http !== undefined) lines.push(`  http    http://${format_address(http)}`);
   if (mqtt !== undefined) lines.push(`  mqtt    ${format_address(mqtt)}`);
   if (device !== undefined) lines.push(`  device  ${format_address(device)}`);
+  if (mqtts !== undefined) lines.push(`  mqtts   ${format_address(mqtts)}`);
+  if (device_tls !== undefined) lines.push(`  device_tls  ${format_address(device_tls)}`);
   lines.push("", "Try, each in a terminal of its own:", "");
   if (mqtt !== undefined) {
     lines.push(`  mosquitto_sub -h ${mqtt.host} -p ${mqtt.port} -t 'demo/#' -v`);

@@ -60,6 +60,11 @@ export function split_share(filter: string): { group: string; filter: string } |
   };
 }
 
+/** Whether a filter is that of a shared subscription. */
+export function is_shared(filter: string): boolean {
+  return filter.startsWith(share_prefix);
+}
+
 /** Whether a filter holds `+` or `#`, so that it may match more than the topic of the same name. */
 export function has_wildcard(filter: string): boolean {
   for (let i = 0; i < filter.length; i++) {

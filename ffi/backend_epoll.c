@@ -28,6 +28,12 @@ struct backend {
 
 static const char *backend_name(void) { return "epoll"; }
 
+/* Every kernel that this builds for has it. */
+int lw_probe(char *why, int size) {
+  if (size > 0) why[0] = 0;
+  return 0;
+}
+
 static int epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data) {
   struct epoll_event event = {.events = events, .data.u64 = data};
   return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
@@ -120,11 +126,13 @@ static void block_writing(struct io_thread *t, struct connection *c) {
 
 static void backend_flush(struct io_thread *t, struct connection *c) {
   while (c->out != NULL && c->out->bytes > 0 && !c->out->blocked) {
+    uint32_t ready = sendable(t, c);
+    if (ready == 0) return;
     struct out_queue *q = c->out;
     struct iovec vectors[SEND_VECTORS];
     uint32_t count = 0;
     size_t asked = 0;
-    for (; count < q->count && count < SEND_VECTORS; count++) {
+    for (; count < ready && count < SEND_VECTORS; count++) {
       const struct out_entry *e = out_at(q, count);
       uint32_t skip = count == 0 ? q->sent : 0;
       vectors[count] = (struct iovec){e->block->bytes + e->offset + skip, e->size - skip};
@@ -159,10 +167,9 @@ static void backend_close(struct io_thread *t, struct connection *c) {
 }
 
 static void backend_address(struct io_thread *t, struct connection *c) {
-  (void)t;
   struct sockaddr_storage address;
   socklen_t size = sizeof address;
-  if (getpeername(c->fd, (struct sockaddr *)&address, &size) != 0) return;
+  if (getpeername(c->fd, (struct sockaddr *)&address, &size) != 0) return addressed(t, c);
   if (address.ss_family == AF_INET) {
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)&address;
     c->peer_family = 4;
@@ -174,6 +181,7 @@ static void backend_address(struct io_thread *t, struct connection *c) {
     c->peer_port = ntohs(v6->sin6_port);
     memcpy(c->peer_address, &v6->sin6_addr, 16);
   }
+  addressed(t, c);
 }
 
 /* ---------------------------------------------------------------- the wait */

@@ -4,7 +4,6 @@
  * Invariant: `interest` of a connection counts its operations in the kernel; closed() is called
  * when it is zero, so a slot is never used again while a completion may name it. A send never stays
  * in the kernel: it is MSG_DONTWAIT, and where it meets a full socket a poll waits in its place. */
-#include <sys/resource.h>
 #include <sys/uio.h>
 
 #include "uring_probe.h"
@@ -46,8 +45,9 @@ enum backend_flags {
   RECEIVE_ENDING = 1 << 1,  /* and is being cancelled */
   RECEIVE_WANTED = 1 << 2,  /* it shall go on when it ends */
   POLLING = 1 << 3,         /* waits until the socket takes more */
-  SHUTTING = 1 << 4,        /* shutdown is under way */
-  CLOSING = 1 << 5,
+  POLL_ENDING = 1 << 4,
+  SHUTTING = 1 << 5,        /* shutdown is under way */
+  CLOSING = 1 << 6,
 };
 
 /* The address of a peer, being asked for. */
@@ -76,6 +76,8 @@ struct backend {
   struct msghdr messages[SCRATCH_MESSAGES];
   struct iovec vectors[SCRATCH_VECTORS];
 };
+
+#define BACKEND_HAS_TABLES
 
 static const char *backend_name(void) { return "uring"; }
 
@@ -113,12 +115,20 @@ static int enter(struct backend *b, int wait, int timeout_ms) {
 
 /* ---------------------------------------------------------------- life */
 
-/* How many connections one thread may hold. The kernel allows RLIMIT_NOFILE entries of a table. */
-static uint32_t table_size_max(void) {
-  struct rlimit files;
-  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 1024;
+/* The kernel allows RLIMIT_NOFILE entries of a table. */
+static uint32_t table_size_max(uint64_t descriptors_max) {
   const uint32_t max = 1u << 20; /* IORING_MAX_FIXED_FILES */
-  return files.rlim_cur < max ? (uint32_t)files.rlim_cur : max;
+  return descriptors_max < max ? (uint32_t)descriptors_max : max;
+}
+
+/* What so many tables hold. Connections are spread over the threads by chance (SO_REUSEPORT): a
+ * sixteenth is kept free for the one that has more than its share; at 20,000 that is nine times
+ * the standard deviation. */
+static uint32_t table_connections(uint64_t descriptors_max, uint32_t thread_count) {
+  uint32_t size = table_size_max(descriptors_max);
+  uint32_t spare = BUSY_MAX + (thread_count > 1 ? size / 16 : 0);
+  uint64_t sum = size > spare ? (uint64_t)(size - spare) * thread_count : 1;
+  return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
 }
 
 static int open_ring(struct io_thread *t) {
@@ -126,10 +136,12 @@ static int open_ring(struct io_thread *t) {
   const struct lw_options *o = &t->reactor->options;
   /* Many threads hold many connections, and each of them has little to do. */
   int is_one_of_many = o->thread_count > 8;
-  int error = uring_open(&b->ring, is_one_of_many ? 256 : 2048, is_one_of_many ? 4096 : 16384);
+  int error = uring_open(&b->ring, is_one_of_many ? 256 : 2048, is_one_of_many ? 8192 : 16384);
   if (error != 0) return error;
+  struct rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return -errno;
   uint64_t wanted = (uint64_t)o->connections_max + BUSY_MAX + 64;
-  b->table_size = wanted < table_size_max() ? (uint32_t)wanted : table_size_max();
+  b->table_size = table_size_max(files.rlim_cur < wanted ? files.rlim_cur : wanted);
   error = uring_register_table(&b->ring, b->table_size);
   if (error != 0) return error;
   return uring_buffers_open(&b->buffers, &b->ring, is_one_of_many ? 8 : 16,
@@ -148,11 +160,14 @@ static int backend_open(struct io_thread *t) {
   return error;
 }
 
-/* The thread is over, and with it all of its operations: the kernel cancels them at its exit. */
+/* The thread is over, and with it all of its operations: the kernel cancels them at its exit. What
+ * they refer to it releases a little later; until then a listener would hold on to its port. */
 static void backend_shut(struct io_thread *t) {
   struct backend *b = t->backend;
   for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-    if (t->listen_fds[i] >= 0) close(t->listen_fds[i]);
+    if (t->listen_fds[i] < 0) continue;
+    shutdown(t->listen_fds[i], SHUT_RDWR);
+    close(t->listen_fds[i]);
   }
   uring_close(&b->ring);
   uring_buffers_free(&b->buffers);
@@ -178,6 +193,9 @@ static void enable(struct io_thread *t) {
   int error = uring_enable(&b->ring);
   assert(error == 0);
   (void)error;
+  /* Only shutdowns need a worker of the kernel: one thread beside each of ours is plenty. */
+  uint32_t workers[2] = {1, 1};
+  uring_register(b->ring.fd, IORING_REGISTER_IOWQ_MAX_WORKERS, workers, 2);
   b->is_enabled = 1;
   await_wakeup(t);
 }
@@ -308,12 +326,12 @@ static uint32_t query_take(struct backend *b) {
   return number;
 }
 
-/* getpeername(2) has no descriptor to ask about; a socket command with SO_PEERNAME does (Linux 6.7).
+/* getpeername(2) has no descriptor to ask about; a socket command with SO_PEERNAME has (Linux 6.7).
  * It is answered before the first byte is received: both are submitted in this order. */
 static void backend_address(struct io_thread *t, struct connection *c) {
   struct backend *b = t->backend;
   uint32_t number = b->has_no_addresses ? QUERY_NONE : query_take(b);
-  if (number == QUERY_NONE) return;
+  if (number == QUERY_NONE) return addressed(t, c);
   struct query *query = query_at(b, number);
   query->slot = c->slot;
   uint64_t user_data = (uint64_t)c->generation << 32 | data_of(OPERATION_ADDRESS, number);
@@ -336,14 +354,15 @@ static void on_address(struct io_thread *t, uint64_t user_data, int32_t result) 
   b->query_free = number;
   if (result < 0) {
     if (result == -EOPNOTSUPP || result == -EINVAL) b->has_no_addresses = 1;
-    return;
   }
   if (c->generation != (uint32_t)(user_data >> 32)) return;
+  if (result < 0) return addressed(t, c);
   const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&query->address;
   c->peer_family = v4->sin_family == AF_INET ? 4 : 6;
   c->peer_port = ntohs(v4->sin_port); /* at the same place in both */
   if (c->peer_family == 4) memcpy(c->peer_address, &v4->sin_addr, 4);
   else memcpy(c->peer_address, &query->address.sin6_addr, 16);
+  addressed(t, c);
 }
 
 /* ---------------------------------------------------------------- receiving */
@@ -404,12 +423,13 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
 /* ---------------------------------------------------------------- sending */
 
 /* Fills in a send of many stretches; returns how many bytes they are, 0 when there is no room. */
-static uint32_t send_many(struct backend *b, struct io_uring_sqe *sqe, const struct out_queue *q) {
+static uint32_t send_many(struct backend *b, struct io_uring_sqe *sqe, const struct out_queue *q,
+                          uint32_t ready) {
   struct msghdr *message = &b->messages[b->messages_used];
   struct iovec *vectors = &b->vectors[b->vectors_used];
   uint32_t count = 0;
   uint32_t size = 0;
-  for (; count < q->count && count < SEND_VECTORS; count++) {
+  for (; count < ready && count < SEND_VECTORS; count++) {
     const struct out_entry *e = out_at(q, count);
     uint32_t skip = count == 0 ? q->sent : 0;
     vectors[count] = (struct iovec){e->block->bytes + e->offset + skip, e->size - skip};
@@ -432,11 +452,13 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
   struct backend *b = t->backend;
   struct out_queue *q = c->out;
   if (q->sending > 0 || q->blocked) return;
-  if (q->count > 1 && !has_scratch(b)) enter(b, 0, 0);
+  uint32_t ready = sendable(t, c);
+  if (ready == 0) return;
+  if (ready > 1 && !has_scratch(b)) enter(b, 0, 0);
   struct io_uring_sqe *sqe = sqe_for(t, c, IORING_OP_SEND, OPERATION_SEND);
   sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-  if (q->count > 1 && has_scratch(b)) {
-    q->sending = send_many(b, sqe, q);
+  if (ready > 1 && has_scratch(b)) {
+    q->sending = send_many(b, sqe, q, ready);
   } else {
     const struct out_entry *e = out_at(q, 0);
     sqe->addr = (uint64_t)(uintptr_t)(e->block->bytes + e->offset + q->sent);
@@ -445,14 +467,43 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
   COUNT(t, sends, 1);
 }
 
+static void cancel_poll(struct io_thread *t, struct connection *c) {
+  if ((c->backend_flags & (POLLING | POLL_ENDING)) != POLLING) return;
+  c->backend_flags |= POLL_ENDING;
+  cancel(t, data_for(OPERATION_WRITABLE, c), data_for(OPERATION_CANCEL_WRITABLE, c));
+}
+
+static void poll_on(struct io_thread *t, struct connection *c, int is_multishot) {
+  struct io_uring_sqe *sqe = sqe_for(t, c, IORING_OP_POLL_ADD, OPERATION_WRITABLE);
+  sqe->poll32_events = POLLOUT;
+  sqe->len = is_multishot ? IORING_POLL_ADD_MULTI : 0;
+  c->backend_flags |= POLLING;
+}
+
 /* The socket is full: a poll waits for room, so that what is queued stays free to be dropped,
  * replaced and moved to memory of its own. */
 static void block_writing(struct io_thread *t, struct connection *c) {
   c->out->blocked = 1;
   out_detach(c->out);
-  if (c->backend_flags & POLLING) return;
-  c->backend_flags |= POLLING;
-  sqe_for(t, c, IORING_OP_POLL_ADD, OPERATION_WRITABLE)->poll32_events = POLLOUT;
+  if (!(c->backend_flags & POLLING)) poll_on(t, c, 0);
+}
+
+/* Polls also end when the peer has shut down its writing (POLLRDHUP), whether it was asked for or
+ * not: to wait on behind that, one is needed that tells of it once and goes on. */
+static void on_writable(struct io_thread *t, struct connection *c, const struct io_uring_cqe *cqe) {
+  int is_last = !(cqe->flags & IORING_CQE_F_MORE);
+  if (is_last) {
+    c->backend_flags &= (uint8_t)~(POLLING | POLL_ENDING);
+    c->interest--;
+  }
+  if (c->state == CLOSED || c->out == NULL || !c->out->blocked) return cancel_poll(t, c);
+  if (cqe->res > 0 && cqe->res & (POLLOUT | POLLERR | POLLHUP)) {
+    cancel_poll(t, c);
+    c->out->blocked = 0;
+    mark_dirty(t, c); /* an error shows when it sends */
+  } else if (is_last) {
+    poll_on(t, c, cqe->res > 0);
+  }
 }
 
 static void on_send(struct io_thread *t, struct connection *c, int32_t result) {
@@ -466,24 +517,12 @@ static void on_send(struct io_thread *t, struct connection *c, int32_t result) {
   mark_dirty(t, c); /* to send what has come in between, or to say that all is sent */
 }
 
-static void on_writable(struct io_thread *t, struct connection *c) {
-  c->interest--;
-  c->backend_flags &= (uint8_t)~POLLING;
-  if (c->state == CLOSED || c->out == NULL) return;
-  c->out->blocked = 0;
-  mark_dirty(t, c); /* an error shows when it sends */
-}
-
 static void backend_end_write(struct io_thread *t, struct connection *c) {
   c->backend_flags |= SHUTTING;
   sqe_for(t, c, IORING_OP_SHUTDOWN, OPERATION_SHUTDOWN)->len = SHUT_WR;
 }
 
 /* ---------------------------------------------------------------- closing */
-
-static void cancel_poll(struct io_thread *t, const struct connection *c) {
-  cancel(t, data_for(OPERATION_WRITABLE, c), data_for(OPERATION_CANCEL_WRITABLE, c));
-}
 
 static void close_now_direct(struct io_thread *t, struct connection *c) {
   c->interest++;
@@ -494,7 +533,7 @@ static void close_now_direct(struct io_thread *t, struct connection *c) {
  * closed and its place taken by a new connection, it would be the new one's writing that ends. */
 static void backend_close(struct io_thread *t, struct connection *c) {
   backend_read_stop(t, c);
-  if (c->backend_flags & POLLING) cancel_poll(t, c);
+  cancel_poll(t, c);
   c->backend_flags |= CLOSING;
   if (!(c->backend_flags & SHUTTING)) close_now_direct(t, c);
 }
@@ -507,10 +546,11 @@ static void on_shutdown(struct io_thread *t, struct connection *c) {
 
 /* A cancel misses its target while that is being run; then it has ended, or is to be found now. */
 static void on_cancel_missed(struct io_thread *t, struct connection *c, enum operation operation) {
-  if (operation == OPERATION_CANCEL_WRITABLE) {
-    if (c->backend_flags & POLLING && c->backend_flags & CLOSING) cancel_poll(t, c);
-  } else if (c->backend_flags & RECEIVE_ENDING) {
+  if (operation == OPERATION_CANCEL_RECEIVE && c->backend_flags & RECEIVE_ENDING) {
     cancel_receive(t, c);
+  } else if (operation == OPERATION_CANCEL_WRITABLE && c->backend_flags & POLL_ENDING) {
+    c->backend_flags &= (uint8_t)~POLL_ENDING;
+    cancel_poll(t, c);
   }
 }
 
@@ -526,7 +566,7 @@ static void complete_for(struct io_thread *t, struct connection *c, enum operati
     on_send(t, c, cqe->res);
     break;
   case OPERATION_WRITABLE:
-    on_writable(t, c);
+    on_writable(t, c, cqe);
     break;
   case OPERATION_SHUTDOWN:
     on_shutdown(t, c);
@@ -581,7 +621,7 @@ static void backend_wait(struct io_thread *t, int timeout_ms) {
   if (!b->is_enabled) enable(t);
   uint32_t count = 0;
   do {
-    /* The kernel runs some twenty receives for each call (IO_LOCAL_TW_DEFAULT_MAX), then returns. */
+    /* The kernel runs some twenty receives in one call (IO_LOCAL_TW_DEFAULT_MAX), then returns. */
     enter(b, 1, count > 0 || uring_peek(&b->ring, &cqe) ? 0 : timeout_ms);
     if (count == 0) read_clock(t);
     uint32_t before = count;

@@ -34,7 +34,7 @@ static void mark_pending(struct io_thread *t, struct connection *c, unsigned eve
 }
 
 /* Reading goes on in the next turn. */
-static void mark_ready(struct io_thread *t, struct connection *c) {
+static inline void mark_ready(struct io_thread *t, struct connection *c) {
   if ((c->flags & IS_READY) || slot_list_push(&t->ready, c->slot) != 0) return;
   c->flags |= IS_READY;
 }
@@ -136,9 +136,17 @@ static void free_if_over(struct io_thread *t, struct connection *c) {
   uint32_t exposed = c->flags & EXPOSED;
   if (c->state != CLOSED || !(c->flags & DESCRIPTOR_GONE)) return;
   if (exposed && !(c->flags & RELEASED)) return;
-  if (c->flags & (IS_DIRTY | IS_EVENTFUL | IS_READY | STALLED)) return; /* a list still names it */
+  /* A list still names it. */
+  if (c->flags & (IS_DIRTY | IS_EVENTFUL | IS_READY | STALLED | TLS_QUEUED)) return;
   inflight_free(c->inflight);
+  tls_free(c);
   slot_give_back(t, c);
+}
+
+static void forget_source(struct io_thread *t, struct connection *c) {
+  if (!(c->flags & IS_SOURCE_COUNTED)) return;
+  c->flags &= ~(uint32_t)IS_SOURCE_COUNTED;
+  admission_leave(&t->reactor->admission, c->peer_family, c->peer_address);
 }
 
 /* Stops being counted: from here on the connection is nobody's but ours. */
@@ -146,6 +154,7 @@ static void uncount(struct io_thread *t, struct connection *c) {
   if (!(c->flags & IS_COUNTED)) return;
   c->flags &= ~(uint32_t)IS_COUNTED;
   __atomic_fetch_sub(&t->reactor->connection_count, 1, __ATOMIC_RELAXED);
+  forget_source(t, c);
   COUNT(t, connections, -1);
   COUNT(t, closed[c->code], 1);
 }
@@ -159,6 +168,7 @@ static void close_now(struct io_thread *t, struct connection *c) {
   timer_set(t, c);
   free(c->kept);
   c->kept = NULL;
+  if (c->tls != NULL) tls_stop(c);
   /* What the kernel still reads from stays until it says that it has: see closed(). */
   if (c->out != NULL && c->out->sending == 0) queue_give_back(t, c);
   backend_close(t, c);
@@ -168,7 +178,7 @@ static void close_now(struct io_thread *t, struct connection *c) {
 static void tell_closed(struct io_thread *t, struct connection *c, unsigned code) {
   c->code = (uint8_t)code;
   c->pending &= (uint8_t)~(PENDING_ROOM | PENDING_VIOLATION);
-  if (!(c->flags & BEHIND)) c->reached_seq = t->seen_seq;
+  if (!(c->flags & BEHIND) && t->seen_seq > c->reached_seq) c->reached_seq = t->seen_seq;
   if (c->flags & EXPOSED) mark_pending(t, c, PENDING_CLOSED);
 }
 
@@ -184,6 +194,7 @@ static void end(struct io_thread *t, struct connection *c, unsigned code) {
 static void linger(struct io_thread *t, struct connection *c) {
   if (c->flags & END_PENDING) return close_now(t, c); /* the peer's came first */
   if (c->flags & WRITE_ENDED) return;
+  if (c->tls != NULL && tls_end_write(t, c)) return; /* close_notify leaves first */
   c->flags |= WRITE_ENDED;
   backend_end_write(t, c);
 }
@@ -239,7 +250,7 @@ static int emit_closed(struct io_thread *t, struct connection *c) {
   struct inflight *w = c->inflight;
   uint32_t count = 0;
   for (uint32_t i = 0; w != NULL && i < w->count; i++) {
-    count += inflight_at(w, i)->state != INFLIGHT_DONE;
+    count += inflight_at(w, i)->state < INFLIGHT_DONE;
   }
   struct lw_closed body = {
       .seen_seq = c->reached_seq,
@@ -255,9 +266,9 @@ static int emit_closed(struct io_thread *t, struct connection *c) {
   at += sizeof body;
   for (uint32_t i = 0; i < count || (w != NULL && i < w->count); i++) {
     const struct inflight_entry *entry = inflight_at(w, i);
-    if (entry->state == INFLIGHT_DONE) continue;
+    if (entry->state >= INFLIGHT_DONE) continue;
     struct lw_inflight each = {.seq = entry->seq, .packet_id = entry->packet_id, .qos = entry->qos,
-                               .released = entry->state == INFLIGHT_RELEASED};
+                               .released = entry->state != INFLIGHT_SENT, .flags = entry->flags};
     memcpy(at, &each, sizeof each);
     at += sizeof each;
   }
@@ -265,10 +276,57 @@ static int emit_closed(struct io_thread *t, struct connection *c) {
   return 1;
 }
 
+static void check_room(struct io_thread *t, struct connection *c);
+
+/* What one LW_EVENT_SETTLED holds at most. */
+#define SETTLED_MAX 64u
+
+/* What has come of a message that the host is to be told of, and then no more: enum lw_settled. */
+static unsigned settle(struct inflight_entry *entry) {
+  unsigned state = entry->state;
+  entry->state = state == INFLIGHT_RECEIVED ? INFLIGHT_RELEASED : INFLIGHT_DONE;
+  if (state == INFLIGHT_SETTLED) return LW_SETTLED_ACKED;
+  return state == INFLIGHT_RETURNED ? LW_SETTLED_RETURNED : LW_SETTLED_RECEIVED;
+}
+
+static int emit_settled(struct io_thread *t, struct connection *c) {
+  struct inflight *w = c->inflight;
+  struct lw_inflight all[SETTLED_MAX];
+  struct inflight_entry *told[SETTLED_MAX];
+  uint32_t count;
+  if (w == NULL) return 1;
+  uint64_t before = w->acked_seq;
+  do {
+    count = 0;
+    for (uint32_t i = 0; i < w->count && count < SETTLED_MAX; i++) {
+      struct inflight_entry *entry = inflight_at(w, i);
+      int is_untold = entry->state > INFLIGHT_DONE || entry->state == INFLIGHT_RECEIVED;
+      if (is_untold) told[count++] = entry;
+    }
+    if (count == 0) break;
+    uint32_t size = (uint32_t)(count * sizeof all[0]);
+    struct lw_event *event = event_reserve(t, c, LW_EVENT_SETTLED, 0, 0, size);
+    if (event == NULL) return 0;
+    for (uint32_t i = 0; i < count; i++) {
+      struct inflight_entry *entry = told[i];
+      all[i] = (struct lw_inflight){.seq = entry->seq, .packet_id = entry->packet_id,
+                                    .qos = entry->qos, .flags = entry->flags};
+      all[i].released = (uint8_t)settle(entry);
+    }
+    memcpy(event + 1, all, size);
+    ring_commit(&t->ring, event);
+    inflight_drop_done(w);
+  } while (count == SETTLED_MAX);
+  if ((c->flags & REPORT_ACKS) && w->acked_seq != before) c->pending |= PENDING_ACKED;
+  check_room(t, c);
+  return 1;
+}
+
 /* The largest in-flight window: there are 65,535 packet ids, and lw_closed must always fit the ring. */
-static uint32_t window_max(const struct io_thread *t) {
+static uint32_t window_max(const struct io_thread *t, const struct connection *c) {
+  uint32_t ids = c->flags & HOLD_RELEASES ? LW_HELD_ID_MIN - 1 : 0xffff;
   uint64_t fits = t->ring.capacity / 4 / sizeof(struct lw_inflight);
-  return fits < 0xffff ? (uint32_t)fits : 0xffff;
+  return fits < ids ? (uint32_t)fits : ids;
 }
 
 /* How many more messages the in-flight window takes. */
@@ -280,6 +338,10 @@ static uint32_t window_room(const struct connection *c) {
 
 /* Writes the pending events of one connection, in order; returns 0 when the ring has no more room. */
 static int emit_pending(struct io_thread *t, struct connection *c) {
+  if (c->pending & PENDING_SETTLED) { /* first: what it ends may be acknowledged, and leave room */
+    if (!emit_settled(t, c)) return 0;
+    c->pending &= (uint8_t)~PENDING_SETTLED;
+  }
   if (c->pending & PENDING_ACKED) {
     if (!emit_u64(t, c, LW_EVENT_ACKED, 0, c->inflight->acked_seq)) return 0;
     c->pending &= (uint8_t)~PENDING_ACKED;
@@ -294,7 +356,7 @@ static int emit_pending(struct io_thread *t, struct connection *c) {
     c->flags |= EXPOSED;
   }
   if (c->pending & PENDING_ROOM) {
-    if (!emit_plain(t, c, LW_EVENT_ROOM, 0, window_room(c))) return 0;
+    if (!emit_u64(t, c, LW_EVENT_ROOM, window_room(c), c->deliver_count)) return 0;
     c->pending &= (uint8_t)~PENDING_ROOM;
   }
   if (c->pending & PENDING_CLOSED) {
@@ -306,7 +368,8 @@ static int emit_pending(struct io_thread *t, struct connection *c) {
 
 /* Frees the window of a connection that has nothing in flight. */
 static void window_trim(struct connection *c) {
-  if (c->inflight == NULL || c->inflight->count > 0 || (c->pending & PENDING_ACKED)) return;
+  if (c->inflight == NULL || c->inflight->count > 0) return;
+  if (c->pending & (PENDING_ACKED | PENDING_SETTLED)) return;
   inflight_free(c->inflight);
   c->inflight = NULL;
 }

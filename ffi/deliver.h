@@ -43,7 +43,10 @@ static int is_full(struct io_thread *t, struct connection *c, uint32_t size, uin
   if (q == NULL || q->bytes == 0 || (uint64_t)q->bytes + size <= limit) return 0;
   if (!q->blocked) backend_flush(t, c);
   q = c->out;
-  return q != NULL && q->bytes > 0 && (uint64_t)q->bytes + size > limit;
+  if (q == NULL || q->bytes == 0) return 0;
+  /* A transport that sends on its own (io_uring) has not said yet that it is slow. */
+  if (q->sending > 0 && !q->blocked) limit = t->reactor->options.out_queue_hard_bytes;
+  return (uint64_t)q->bytes + size > limit;
 }
 
 /* Queues a frame that is never dropped. Past the hard bound the peer is not reading its answers. */
@@ -95,7 +98,7 @@ static void send_droppable(struct io_thread *t, struct connection *c, const stru
     COUNT(t, deliveries, 1);
   } else {
     if (full) COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
-    if (q->bytes > 0 && (uint64_t)q->bytes + f->size > soft) {
+    if (full && q->bytes > 0 && (uint64_t)q->bytes + f->size > soft) {
       COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], 1);
     } else if (q->blocked && key == 0 && f->size < ARENA_FRAME_BYTES_MAX
                    ? out_copy(q, frame_bytes(f), f->size, 1) == NULL
@@ -121,6 +124,17 @@ static void fall_behind(struct io_thread *t, struct connection *c, uint64_t seq)
   mark_dirty(t, c);
 }
 
+/* Ids above are for messages whose id follows from their seq. */
+static uint16_t id_max(const struct connection *c) {
+  return c->flags & HOLD_RELEASES ? LW_HELD_ID_MIN - 1 : 65535;
+}
+
+/* The id that a QoS 2 message has on every connection of a session whose releases are held; 0 = any. */
+static uint16_t held_id(const struct connection *c, uint64_t seq, unsigned qos) {
+  if (!(c->flags & HOLD_RELEASES) || qos != 2) return 0;
+  return (uint16_t)(LW_HELD_ID_MIN | (seq & (LW_HELD_ID_MIN - 1)));
+}
+
 /* Queues a QoS >= 1 frame; with a window, under a packet id written into its own copy. Returns 0 or -1. */
 static int send_stored(struct io_thread *t, struct connection *c, const struct placed *f, uint64_t seq,
                        uint32_t packet_id_at, uint16_t chosen_id, unsigned qos, int released) {
@@ -130,7 +144,7 @@ static int send_stored(struct io_thread *t, struct connection *c, const struct p
     if (out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) return -1;
   } else {
     if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return -1;
-    uint16_t id = chosen_id != 0 ? chosen_id : inflight_next_id(c->inflight, c->packet_id);
+    uint16_t id = chosen_id != 0 ? chosen_id : inflight_id_after(c->inflight, c->packet_id, id_max(c));
     uint8_t *copy = out_copy(q, frame_bytes(f), f->size, 0);
     if (copy == NULL) return -1;
     if (inflight_push(c->inflight, seq, id, qos, chosen_id != 0) != 0) {
@@ -155,9 +169,13 @@ static void publish_stored(struct io_thread *t, struct connection *c, const stru
   int full = is_full(t, c, r->frame.size, t->reactor->options.out_queue_soft_bytes);
   if (p->packet_id_at != LW_PACKET_ID_NONE && window_room(c) == 0) full = 1;
   if (c->state == CLOSED) return;
-  if (full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, 0,
-                             p->head.flags & LW_PUBLISH_QOS, 0) != 0) {
+  unsigned qos = p->head.flags & LW_PUBLISH_QOS;
+  uint16_t id = held_id(c, p->seq, qos);
+  if (id != 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL) full = 1;
+  if (full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, id, qos, 0) != 0) {
     fall_behind(t, c, p->seq);
+  } else {
+    c->reached_seq = p->seq;
   }
 }
 
@@ -165,6 +183,7 @@ static void publish_to(struct io_thread *t, struct connection *c, const struct p
                        uint32_t audience) {
   if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
     COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
+    if (!(c->flags & BEHIND) && r->publish.seq > 0) c->reached_seq = r->publish.seq;
     return;
   }
   if (r->publish.seq == 0) send_droppable(t, c, r, audience);
@@ -186,31 +205,63 @@ static void run_publish(struct io_thread *t, const struct publish_record *r) {
       publish_to(t, c, r, a->id);
     }
   }
-  if (p->seq > t->seen_seq) t->seen_seq = p->seq;
+  /* The same message may follow in other forms, for others: only who had this one has reached it. */
+  if (p->seq > t->seen_seq + 1) t->seen_seq = p->seq - 1;
+}
+
+/* Gives a message of LW_DELIVER_SETTLE back without sending it: as what is over, or for want of room. */
+static void settle_unsent(struct io_thread *t, struct connection *c, const struct lw_command_deliver *d,
+                          unsigned state) {
+  if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return end(t, c, LW_CODE_NO_MEMORY);
+  uint16_t id = (uint16_t)d->packet_id;
+  if (inflight_push(c->inflight, d->seq, id, d->head.flags & LW_PUBLISH_QOS, 0) != 0) {
+    return end(t, c, LW_CODE_NO_MEMORY);
+  }
+  struct inflight_entry *entry = inflight_at(c->inflight, c->inflight->count - 1);
+  entry->state = (uint8_t)state;
+  entry->flags = d->head.flags & ~(unsigned)LW_PUBLISH_QOS;
+  mark_pending(t, c, PENDING_SETTLED);
+}
+
+/* A message of a shared subscription: comes back at once when the connection has no room for it. */
+static int returns_shared(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
+  if (!(r->deliver.head.flags & LW_DELIVER_SHARED)) return 0;
+  uint32_t soft = t->reactor->options.out_queue_soft_bytes;
+  if (window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft)) return 0;
+  settle_unsent(t, c, &r->deliver, INFLIGHT_RETURNED);
+  return 1;
 }
 
 static void run_deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
   const struct lw_command_deliver *d = &r->deliver;
-  c->flags |= ROOM_WANTED;
+  unsigned flags = d->head.flags;
+  if (returns_shared(t, c, r)) return;
+  if (!(flags & LW_DELIVER_SHARED)) {
+    c->flags |= ROOM_WANTED;
+    c->deliver_count++;
+  }
   mark_dirty(t, c);
-  if (c->inflight != NULL && c->inflight->count >= window_max(t)) {
+  if (c->inflight != NULL && c->inflight->count >= window_max(t, c)) {
     end(t, c, LW_CODE_SLOW_CONSUMER);
     return;
   }
   if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
     COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
-  } else if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, (uint16_t)d->packet_id,
-                         d->head.flags & LW_PUBLISH_QOS, d->released != 0) != 0) {
-    end(t, c, LW_CODE_NO_MEMORY);
-    return;
-  }
-  if (d->head.flags & LW_DELIVER_ASIDE) {
-    if (c->inflight != NULL && d->packet_id_at != LW_PACKET_ID_NONE) {
-      inflight_at(c->inflight, c->inflight->count - 1)->aside = 1;
+    if (flags & LW_DELIVER_SETTLE) settle_unsent(t, c, d, INFLIGHT_SETTLED);
+  } else {
+    uint16_t id = d->packet_id != 0 ? (uint16_t)d->packet_id : held_id(c, d->seq, flags & LW_PUBLISH_QOS);
+    /* Taken by a message 32,768 offsets away: that one's exchange matters more than the rule. */
+    if (d->packet_id == 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL) id = 0;
+    if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, id, flags & LW_PUBLISH_QOS,
+                    d->released != 0) != 0) {
+      end(t, c, LW_CODE_NO_MEMORY);
+      return;
     }
-  } else if (d->seq > c->reached_seq) {
-    c->reached_seq = d->seq;
+    if (c->inflight != NULL && d->packet_id_at != LW_PACKET_ID_NONE && c->inflight->count > 0) {
+      inflight_at(c->inflight, c->inflight->count - 1)->flags = flags & ~(unsigned)LW_PUBLISH_QOS;
+    }
   }
+  if (!(flags & LW_DELIVER_ASIDE) && d->seq > c->reached_seq) c->reached_seq = d->seq;
 }
 
 /* ---------------------------------------------------------------- one connection */
@@ -221,9 +272,11 @@ static void run_activate(struct io_thread *t, struct connection *c,
   set_state(c, ACTIVE);
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = a->keepalive_ms;
-  c->inflight_max = (uint16_t)(a->inflight_max < window_max(t) ? a->inflight_max : window_max(t));
   c->frame_bytes_max = a->frame_bytes_max;
   if (a->head.flags & LW_ACTIVATE_REPORT_ACKS) c->flags |= REPORT_ACKS;
+  if (a->head.flags & LW_ACTIVATE_HOLD_RELEASES) c->flags |= HOLD_RELEASES;
+  uint32_t max = window_max(t, c);
+  c->inflight_max = (uint16_t)(a->inflight_max < max ? a->inflight_max : max);
   if (c->flags & IS_ARMED) { /* the handshake's deadline is over, whatever comes after it */
     wheel_disarm(&t->wheel, timer_of, t, c->slot);
     c->flags &= ~(uint32_t)IS_ARMED;
@@ -247,9 +300,8 @@ static void run_live(struct io_thread *t, struct connection *c, unsigned flags) 
 static void run_plain(struct io_thread *t, struct connection *c, unsigned type) {
   switch (type) {
   case LW_COMMAND_BEHIND:
+    if (!(c->flags & BEHIND)) c->behind_seq = c->reached_seq = 0;
     c->flags |= BEHIND | ROOM_WANTED;
-    c->behind_seq = 0;
-    c->reached_seq = 0;
     mark_dirty(t, c);
     break;
   case LW_COMMAND_PAUSE:
@@ -358,6 +410,12 @@ static void drain_commands(struct io_thread *t, int run) {
 }
 
 /* ---------------------------------------------------------------- flushing */
+
+static uint32_t sendable(struct io_thread *t, struct connection *c) {
+  if (c->tls == NULL) return c->out->count;
+  tls_seal(t, c);
+  return c->state == CLOSED || c->out == NULL ? 0 : c->out->sealed;
+}
 
 static void sent(struct io_thread *t, struct connection *c, uint32_t size) {
   COUNT(t, bytes_out, size);

@@ -14,7 +14,7 @@
 #include <sys/eventfd.h>
 #endif
 
-#include "deliver.h"
+#include "entrance.h"
 
 #define HOST_AUDIENCE_MANY WHEEL_NONE
 
@@ -408,6 +408,7 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   socklen_t size = 0;
   if (o->size != sizeof *o || o->busy_size > sizeof o->busy || index == LISTENERS_MAX) return -EINVAL;
   if (o->protocol != LW_PROTOCOL_LONGWIRE && o->protocol != LW_PROTOCOL_MQTT) return -EINVAL;
+  if (!tls_is_configured(r, o->tls)) return -EINVAL;
   int error = parse_address(o, &address, &size);
   if (error != 0) return error;
   /* Without SO_REUSEPORT first: another service that has it would share the port without a word. */
@@ -418,8 +419,13 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   if (port < 0) return port;
   set_port(&address, port);
   struct listener *l = &r->listeners[index];
-  *l = (struct listener){.protocol = (uint8_t)o->protocol, .busy_size = (uint8_t)o->busy_size};
+  *l = (struct listener){.protocol = (uint8_t)o->protocol, .busy_size = (uint8_t)o->busy_size,
+                         .tls = (uint8_t)o->tls, .flags = (uint8_t)o->flags};
   memcpy(l->busy, o->busy, o->busy_size);
+  if (o->tls != 0) {
+    l->busy_size = sizeof busy_alert;
+    memcpy(l->busy, busy_alert, sizeof busy_alert);
+  }
   uint32_t made = 0;
   for (; made < r->thread_count; made++) {
     int fd = bind_socket(&address, size, 1);
@@ -464,18 +470,36 @@ void lw_stats(struct lw_reactor *r, struct lw_stats *out) {
   }
 }
 
-int lw_peer(struct lw_reactor *r, uint32_t conn, uint32_t generation, struct lw_peer *out) {
+/* A connection whose slot the host owns; NULL for a stale handle. */
+static const struct connection *connection_named(const struct lw_reactor *r, uint32_t conn,
+                                                 uint32_t generation) {
   uint32_t thread = conn >> 24;
   uint32_t slot = conn & 0xffffff;
-  if (thread >= r->thread_count) return -ESTALE;
-  struct io_thread *t = r->threads[thread];
+  if (thread >= r->thread_count) return NULL;
+  const struct io_thread *t = r->threads[thread];
   if (slot / SLOTS_PER_CHUNK >= SLOT_CHUNKS_MAX || t->chunks[slot / SLOTS_PER_CHUNK] == NULL) {
-    return -ESTALE;
+    return NULL;
   }
   const struct connection *c = connection_at(t, slot);
-  if (__atomic_load_n(&c->generation, __ATOMIC_RELAXED) != generation) return -ESTALE;
+  return __atomic_load_n(&c->generation, __ATOMIC_RELAXED) == generation ? c : NULL;
+}
+
+int lw_peer(struct lw_reactor *r, uint32_t conn, uint32_t generation, struct lw_peer *out) {
+  const struct connection *c = connection_named(r, conn, generation);
+  if (c == NULL) return -ESTALE;
   *out = (struct lw_peer){.family = c->peer_family, .port = c->peer_port};
   memcpy(out->address, c->peer_address, sizeof out->address);
+  return 0;
+}
+
+int lw_trust_proxies(struct lw_reactor *r, const struct lw_network *networks, uint32_t count) {
+  if (r->listener_count > 0 || count > PROXY_NETWORKS_MAX) return -EINVAL;
+  for (uint32_t i = 0; i < count; i++) {
+    unsigned bits = networks[i].family == 4 ? 32 : networks[i].family == 6 ? 128 : 0;
+    if (bits == 0 || networks[i].prefix > bits) return -EINVAL;
+    r->proxies.networks[i] = networks[i];
+  }
+  r->proxies.count = count;
   return 0;
 }
 
@@ -497,6 +521,8 @@ int lw_layout(uint32_t *out, int n) {
       sizeof(struct lw_listen_options),
       sizeof(struct lw_stats),
       sizeof(struct lw_peer),
+      sizeof(struct lw_tls_options),
+      sizeof(struct lw_network),
   };
   int count = (int)(sizeof layout / sizeof layout[0]);
   for (int i = 0; i < count && i < n; i++) out[i] = layout[i];

@@ -9,14 +9,21 @@
 
 #include "reactor.h"
 
-enum inflight_state { INFLIGHT_SENT = 0, INFLIGHT_RELEASED = 1, INFLIGHT_DONE = 2 };
+enum inflight_state {
+  INFLIGHT_SENT = 0,
+  INFLIGHT_RELEASED = 1, /* QoS 2: PUBREC came */
+  INFLIGHT_RECEIVED = 2, /* the same, and the host is still to be told */
+  INFLIGHT_DONE = 3,
+  INFLIGHT_SETTLED = 4, /* over, and the host is still to be told */
+  INFLIGHT_RETURNED = 5, /* never sent, and the host is still to be told */
+};
 
 struct inflight_entry {
   uint64_t seq;
   uint16_t packet_id;
   uint8_t qos;
   uint8_t state; /* enum inflight_state */
-  uint32_t aside; /* LW_DELIVER_ASIDE */
+  uint32_t flags; /* enum lw_publish_flags, of its DELIVER */
 };
 
 struct inflight {
@@ -53,7 +60,7 @@ static inline struct inflight_entry *inflight_at(const struct inflight *w, uint3
 static inline struct inflight_entry *inflight_find(const struct inflight *w, uint16_t packet_id) {
   for (uint32_t i = 0; i < w->count; i++) {
     struct inflight_entry *entry = inflight_at(w, i);
-    if (entry->packet_id == packet_id && entry->state != INFLIGHT_DONE) return entry;
+    if (entry->packet_id == packet_id && entry->state < INFLIGHT_DONE) return entry;
   }
   return NULL;
 }
@@ -69,14 +76,18 @@ static inline int inflight_grow(struct inflight *w) {
   return 0;
 }
 
-/* The packet id after `last` that is free. Ids follow one another, so without ids of the host's choice a
- * window far smaller than 65,535 never meets one of its own. */
-static inline uint16_t inflight_next_id(const struct inflight *w, uint16_t last) {
+/* The packet id after `last` that is free, at most `max`. Ids follow one another, so without ids of the
+ * host's choice a window far smaller than `max` never meets one of its own. */
+static inline uint16_t inflight_id_after(const struct inflight *w, uint16_t last, uint16_t max) {
   uint16_t id = last;
   do {
-    id = id == 65535 ? 1 : (uint16_t)(id + 1);
+    id = id >= max ? 1 : (uint16_t)(id + 1);
   } while (w->chosen > 0 && inflight_find(w, id) != NULL);
   return id;
+}
+
+static inline uint16_t inflight_next_id(const struct inflight *w, uint16_t last) {
+  return inflight_id_after(w, last, 65535);
 }
 
 /* Adds the newest. Returns 0 or -1 (no memory). */
@@ -90,16 +101,21 @@ static inline int inflight_push(struct inflight *w, uint64_t seq, uint16_t packe
   return 0;
 }
 
-/* Ends one exchange and drops what is done from the old end. */
-static inline void inflight_done(struct inflight *w, struct inflight_entry *entry) {
-  entry->state = INFLIGHT_DONE;
+/* Drops what is done from the old end. */
+static inline void inflight_drop_done(struct inflight *w) {
   while (w->count > 0 && inflight_at(w, 0)->state == INFLIGHT_DONE) {
-    uint64_t seq = inflight_at(w, 0)->seq;
-    if (!inflight_at(w, 0)->aside && seq > w->acked_seq) w->acked_seq = seq;
+    const struct inflight_entry *oldest = inflight_at(w, 0);
+    if (!(oldest->flags & LW_DELIVER_ASIDE) && oldest->seq > w->acked_seq) w->acked_seq = oldest->seq;
     w->head = (w->head + 1) & (w->capacity - 1);
     w->count--;
   }
   if (w->count == 0) w->chosen = 0;
+}
+
+/* Ends one exchange. */
+static inline void inflight_done(struct inflight *w, struct inflight_entry *entry) {
+  entry->state = INFLIGHT_DONE;
+  inflight_drop_done(w);
 }
 
 #endif

@@ -13,15 +13,19 @@
  *   backend_flush(t, c)                sends from c->out until it is empty or the transport takes no more
  *   backend_end_write(t, c)            shutdown(SHUT_WR), when all is sent
  *   backend_close(t, c)                closes the descriptor, deferred; calls closed() when it is gone
- *   backend_address(t, c)              fills in c->peer_*
+ *   backend_address(t, c)              finds c->peer_* and calls addressed(), at once or later
  *
  * and calls back, on its thread:
  *
  *   accepted(t, index, fd)             a new connection; NULL = refused, the backend closes fd
+ *   addressed(t, c)                    c->peer_* is known, or cannot be: peer_family 0
  *   received(t, c, bytes, size)        data; size 0 = end of stream; bytes die when it returns
  *   failed(t, c)                       the transport failed
  *   sent(t, c, size)                   the first `size` bytes of c->out have left
  *   closed(t, c)                       the descriptor is gone: the slot may be used again
+ *   sendable(t, c)                     how many entries at the front of c->out may be sent now, and no
+ *                                      other may: with TLS they are encrypted by this call; 0 = none, or
+ *                                      the connection has been closed
  *
  * c->fd belongs to the backend: a descriptor, or an index of a registered table. Data may come unasked
  * (io_uring): received() copies aside what it cannot pass on. Memory in flight to the kernel is counted in
@@ -35,11 +39,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "admission.h"
 #include "audience.h"
 #include "block.h"
 #include "command_queue.h"
 #include "inflight.h"
 #include "out_queue.h"
+#include "proxy.h"
 #include "reactor.h"
 #include "ring.h"
 #include "wheel.h"
@@ -79,7 +85,13 @@ enum connection_flags {
   IS_ARMED = 1 << 13,     /* in the wheel */
   IS_BUSY_REFUSAL = 1 << 14, /* over the limit, being told */
   IS_COUNTED = 1 << 15,   /* in the number of connections */
-  BROKEN = 1 << 16,       /* the peer violated the protocol: nothing more is read from it */
+  TLS_QUEUED = 1 << 16,   /* in a list of its thread's handshakes: what comes waits */
+  AWAITS_PROXY = 1 << 17, /* a PROXY header comes first */
+  MUST_NOT_PROXY = 1 << 18, /* it must not, and what came is too short to tell */
+  IS_SOURCE_COUNTED = 1 << 19, /* in the connections of its source */
+  AWAITS_ADDRESS = 1 << 20, /* addressed() has not been called */
+  HOLD_RELEASES = 1 << 21, /* LW_ACTIVATE_HOLD_RELEASES */
+  BROKEN = 1 << 22,       /* the peer violated the protocol: nothing more is read from it */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -89,6 +101,7 @@ enum pending_events {
   PENDING_ROOM = 1 << 2,
   PENDING_ACKED = 1 << 3,
   PENDING_CLOSED = 1 << 4,
+  PENDING_SETTLED = 1 << 5,
 };
 
 /* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for. */
@@ -100,11 +113,12 @@ struct kept {
 
 /* A million of these are held: fields are ordered by size, lists of connections live in the thread. */
 struct connection {
+  struct tls *tls; /* NULL = none */
   struct kept *kept;
   struct out_queue *out;
   struct inflight *inflight;
   uint64_t behind_seq;   /* first stored message not delivered; 0 = none yet */
-  uint64_t reached_seq;  /* while behind: the last one of DELIVER; once closed: lw_closed.seen_seq */
+  uint64_t reached_seq;  /* the last one that was sent here; once closed: lw_closed.seen_seq */
   struct timer_node timer;
   int32_t fd;
   uint32_t generation;
@@ -128,6 +142,7 @@ struct connection {
   uint8_t interest_wanted; /* the backend's: what it shall be told, when on the change list */
   uint8_t backend_flags;
   uint8_t behind_count;  /* LW_EVENT_BEHIND so far, 1 to 255 and round again; 0 = none */
+  uint32_t deliver_count; /* see LW_EVENT_ROOM */
 };
 _Static_assert(sizeof(struct connection) <= 128, "a connection takes two cache lines");
 
@@ -139,12 +154,17 @@ struct slot_list {
 
 struct listener {
   uint8_t protocol;
+  uint8_t tls;   /* 0 = none; else 1 + context */
+  uint8_t flags; /* enum lw_listen_flags */
   uint8_t busy_size;
   uint8_t busy[64];
 };
 
 struct lw_reactor;
 struct backend;
+struct tls;
+struct tls_thread;
+struct tls_state;
 
 struct io_thread {
   struct lw_reactor *reactor;
@@ -172,10 +192,11 @@ struct io_thread {
   uint64_t now_ms; /* monotonic, as of this turn */
   uint32_t now_s;  /* Unix time */
   uint32_t busy_count;
-  uint64_t seen_seq; /* of the last stored PUBLISH carried out */
+  uint64_t seen_seq; /* every stored PUBLISH up to it has been carried out in all its forms */
   uint64_t head_told; /* ring head when the host was last woken */
   struct out_queue *spare_queues;
   uint32_t spare_queue_count;
+  struct tls_thread *tls; /* NULL = no TLS connection has been here */
   struct lw_stats stats; /* this thread's; others read it */
 };
 
@@ -208,6 +229,9 @@ struct lw_reactor {
   uint32_t batch_count;
   struct listener listeners[LISTENERS_MAX];
   uint32_t listener_count;
+  struct admission admission;
+  struct proxy_trust proxies;
+  struct tls_state *tls; /* NULL = lw_tls_configure has not been called */
   struct io_thread *threads[LW_THREADS_MAX];
 };
 
@@ -233,12 +257,30 @@ static const char *backend_name(void);
 
 /* The reactor's side. */
 static struct connection *accepted(struct io_thread *t, uint32_t index, int fd);
+static void addressed(struct io_thread *t, struct connection *c);
 static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size);
 static void failed(struct io_thread *t, struct connection *c);
 static void sent(struct io_thread *t, struct connection *c, uint32_t size);
 static void closed(struct io_thread *t, struct connection *c);
+static uint32_t sendable(struct io_thread *t, struct connection *c);
 /* Every backend calls it when its wait is over, before anything else. */
 static void read_clock(struct io_thread *t);
+
+/* What the rest asks of TLS: tls.c, or tls_none.h where there is no OpenSSL. */
+static int tls_adopt(struct io_thread *t, struct connection *c, uint32_t context);
+static void tls_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                         uint32_t size);
+static void tls_seal(struct io_thread *t, struct connection *c);
+static int tls_end_write(struct io_thread *t, struct connection *c);
+static void tls_stop(struct connection *c);
+static void tls_free(struct connection *c);
+/* Whether tls of lw_listen_options names a context; 0 = no TLS, always does. */
+static int tls_is_configured(const struct lw_reactor *r, uint32_t tls);
+static int tls_is_waiting(const struct connection *c);
+static void tls_turn(struct io_thread *t);
+static int tls_has_work(const struct io_thread *t);
+static void tls_thread_free(struct io_thread *t);
+static void tls_state_free(struct lw_reactor *r);
 
 static inline int slot_list_push(struct slot_list *l, uint32_t slot) {
   if (l->count == l->capacity) {
@@ -250,6 +292,12 @@ static inline int slot_list_push(struct slot_list *l, uint32_t slot) {
   }
   l->slots[l->count++] = slot;
   return 0;
+}
+
+/* Takes the first `count` out. */
+static inline void slot_list_drop(struct slot_list *l, uint32_t count) {
+  l->count -= count;
+  if (l->count > 0) memmove(l->slots, l->slots + count, l->count * sizeof l->slots[0]);
 }
 
 static inline struct connection *connection_at(const struct io_thread *t, uint32_t slot) {

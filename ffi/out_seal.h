@@ -49,4 +49,11 @@ static inline void out_take_plain(struct out_queue *q, uint32_t size) {
   q->count -= done;
 }
 
+/* Plaintext shall never leave. */
+static inline void out_drop_plain(struct out_queue *q) {
+  while (q->count > q->sealed) block_drop(out_at(q, --q->count)->block);
+  q->bytes = q->sealed_bytes;
+  q->sealed_part = 0;
+}
+
 #endif

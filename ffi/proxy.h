@@ -31,7 +31,8 @@ static inline int proxy_is_in(const struct lw_network *n, unsigned family, const
   return rest == 0 || (n->address[whole] ^ address[whole]) >> (8 - rest) == 0;
 }
 
-static inline int proxy_trusts(const struct proxy_trust *t, unsigned family, const uint8_t *address) {
+static inline int proxy_trusts(const struct proxy_trust *t, unsigned family,
+                               const uint8_t *address) {
   for (uint32_t i = 0; i < t->count; i++) {
     if (proxy_is_in(&t->networks[i], family, address)) return 1;
   }
@@ -118,3 +119,94 @@ static inline struct proxy_header proxy_parse_v1(const uint8_t *bytes, uint32_t 
   header.size = (int32_t)end + 2;
   return header;
 }
+
+/* ---------------------------------------------------------------- version 2 */
+
+enum proxy_v2 {
+  PROXY_V2_LOCAL = 0x20, /* version and command: the balancer speaks for itself (health checks) */
+  PROXY_V2_PROXY = 0x21,
+  PROXY_V2_TCP4 = 0x11, /* family and transport */
+  PROXY_V2_TCP6 = 0x21,
+  PROXY_V2_UNIX = 3, /* family, the upper half */
+  PROXY_V2_DGRAM = 2, /* transport, the lower half */
+  PROXY_V2_CRC32C = 0x03, /* type of a TLV (section 2.2.3) */
+};
+
+/* CRC-32C (RFC 3309), bit by bit: headers are short and few. */
+static inline uint32_t proxy_crc32c(uint32_t crc, const uint8_t *bytes, size_t size) {
+  for (size_t i = 0; i < size; i++) {
+    crc ^= bytes[i];
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+  }
+  return crc;
+}
+
+/* Whether the checksum at `at` is that of the whole header, computed with zeroes in its place. */
+static inline int proxy_checksum_holds(const uint8_t *bytes, uint32_t size, uint32_t at) {
+  static const uint8_t zeroes[4] = {0};
+  uint32_t said = (uint32_t)bytes[at] << 24 | (uint32_t)bytes[at + 1] << 16 |
+                  (uint32_t)bytes[at + 2] << 8 | bytes[at + 3];
+  uint32_t crc = proxy_crc32c(0xffffffffu, bytes, at);
+  crc = proxy_crc32c(crc, zeroes, sizeof zeroes);
+  crc = proxy_crc32c(crc, bytes + at + 4, size - at - 4);
+  return ~crc == said;
+}
+
+/* Walks the TLVs in [at, size): they must fill it, and a checksum among them must hold. */
+static inline int proxy_check_tlvs(const uint8_t *bytes, uint32_t size, uint32_t at) {
+  while (at < size) {
+    if (size - at < 3) return -1;
+    uint32_t length = (uint32_t)bytes[at + 1] << 8 | bytes[at + 2];
+    if (length > size - at - 3) return -1;
+    if (bytes[at] == PROXY_V2_CRC32C &&
+        (length != 4 || !proxy_checksum_holds(bytes, size, at + 3))) {
+      return -1;
+    }
+    at += 3 + length;
+  }
+  return 0;
+}
+
+/* Bytes that addresses of a family take; 0 = it has none. */
+static inline uint32_t proxy_address_bytes(uint8_t family) {
+  static const uint8_t sizes[4] = {0, 12, 36, 216};
+  return sizes[family >> 4];
+}
+
+static inline struct proxy_header proxy_parse_v2(const uint8_t *bytes, uint32_t size) {
+  struct proxy_header header = {0};
+  if (size < PROXY_V2_HEADER_BYTES) return proxy_unfinished;
+  uint8_t family = bytes[13];
+  uint32_t length = (uint32_t)bytes[14] << 8 | bytes[15];
+  uint32_t whole = PROXY_V2_HEADER_BYTES + length;
+  if (bytes[12] != PROXY_V2_LOCAL && bytes[12] != PROXY_V2_PROXY) return proxy_malformed;
+  if (whole > PROXY_BYTES_MAX) return proxy_malformed;
+  int is_local = bytes[12] == PROXY_V2_LOCAL; /* all that follows is to be discarded */
+  if (!is_local && (family >> 4 > PROXY_V2_UNIX || (family & 15) > PROXY_V2_DGRAM ||
+                    length < proxy_address_bytes(family))) {
+    return proxy_malformed;
+  }
+  if (size < whole) return proxy_unfinished;
+  header.size = (int32_t)whole;
+  if (is_local) return header;
+  uint32_t tlvs = PROXY_V2_HEADER_BYTES + proxy_address_bytes(family);
+  if (proxy_check_tlvs(bytes, whole, tlvs) != 0) return proxy_malformed;
+  /* Of other families the device's address is not known: the connection's own is kept. */
+  if (family != PROXY_V2_TCP4 && family != PROXY_V2_TCP6) return header;
+  uint32_t address_size = family == PROXY_V2_TCP4 ? 4 : 16;
+  const uint8_t *port = bytes + PROXY_V2_HEADER_BYTES + 2 * address_size;
+  header.source.family = family == PROXY_V2_TCP4 ? 4 : 6;
+  header.source.port = (uint16_t)(port[0] << 8 | port[1]);
+  memcpy(header.source.address, bytes + PROXY_V2_HEADER_BYTES, address_size);
+  return header;
+}
+
+/* Reads the header at the start of a connection. */
+static inline struct proxy_header proxy_parse(const uint8_t *bytes, uint32_t size) {
+  int begins = size == 0 ? -1 : proxy_begins(bytes, size);
+  if (begins < 0) return proxy_unfinished;
+  if (begins == 0) return proxy_malformed;
+  return bytes[0] == 'P' ? proxy_parse_v1(bytes, size) : proxy_parse_v2(bytes, size);
+}
+
+#endif

@@ -10,7 +10,9 @@
 
 #include "host.h"
 
-#if defined(LW_BACKEND_URING)
+#if defined(LW_BACKEND_FILE) /* a test's own */
+#include LW_BACKEND_FILE
+#elif defined(LW_BACKEND_URING)
 #include "backend_uring.c"
 #elif defined(LW_BACKEND_KQUEUE)
 #include "backend_kqueue.c"
@@ -20,52 +22,11 @@
 #include "backend_kqueue.c"
 #endif
 
-/* ---------------------------------------------------------------- accepting */
-
-/* Answers a connection over the limit: its busy bytes, then an orderly close. */
-static void refuse_busy(struct io_thread *t, struct connection *c, const struct listener *l) {
-  c->flags |= IS_BUSY_REFUSAL | READ_STOPPED;
-  c->code = LW_CODE_CONNECTION_LIMIT;
-  t->busy_count++;
-  COUNT(t, closed[LW_CODE_CONNECTION_LIMIT], 1);
-  set_state(c, DRAINING);
-  c->seen_ms = (uint32_t)t->now_ms;
-  c->timeout_ms = t->reactor->options.linger_ms;
-  if (l->busy_size > 0) send_copy(t, c, l->busy, l->busy_size);
-  mark_dirty(t, c);
-  timer_set(t, c);
-}
-
-static struct connection *accepted(struct io_thread *t, uint32_t index, int fd) {
-  struct lw_reactor *r = t->reactor;
-  const struct listener *l = &r->listeners[index];
-  uint32_t open = __atomic_add_fetch(&r->connection_count, 1, __ATOMIC_RELAXED);
-  int is_over = open > r->options.connections_max;
-  if (is_over) __atomic_fetch_sub(&r->connection_count, 1, __ATOMIC_RELAXED);
-  struct connection *c = is_over && t->busy_count >= BUSY_MAX ? NULL : slot_take(t);
-  if (c == NULL) {
-    if (!is_over) __atomic_fetch_sub(&r->connection_count, 1, __ATOMIC_RELAXED);
-    COUNT(t, closed[is_over ? LW_CODE_CONNECTION_LIMIT : LW_CODE_NO_MEMORY], 1);
-    return NULL;
-  }
-  c->fd = fd;
-  c->listener = (uint8_t)index;
-  c->protocol = l->protocol;
-  COUNT(t, accepted, 1);
-  if (is_over) {
-    refuse_busy(t, c, l);
-  } else {
-    set_state(c, HANDSHAKING);
-    c->flags |= IS_COUNTED;
-    COUNT(t, connections, 1);
-    c->seen_ms = (uint32_t)t->now_ms;
-    c->timeout_ms = r->options.handshake_timeout_ms;
-    timer_set(t, c);
-    backend_address(t, c);
-  }
-  if (backend_adopt(t, c) != 0) end(t, c, LW_CODE_NO_MEMORY);
-  return c;
-}
+#ifdef LW_TLS
+#include "tls.c"
+#else
+#include "tls_none.h"
+#endif
 
 static void closed(struct io_thread *t, struct connection *c) {
   c->flags |= DESCRIPTOR_GONE;
@@ -93,6 +54,7 @@ static void timed_out(struct io_thread *t, struct connection *c) {
   int is_stalled = c->out != NULL && c->out->bytes > 0 && (int32_t)(now - c->out->since) >= (int32_t)stall_ms;
   if (c->state == DRAINING) return close_now(t, c);
   if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
+  if (c->state == HANDSHAKING && tls_is_waiting(c)) return refuse(t, c, LW_CODE_TLS_BUSY);
   if (c->state == HANDSHAKING) return end(t, c, LW_CODE_HANDSHAKE_TIMEOUT);
   if (!takes_frames(c)) { /* nobody listens: its silence says nothing */
     c->seen_ms = now;
@@ -138,8 +100,7 @@ static void emit_events(struct io_thread *t) {
     window_trim(c);
     free_if_over(t, c);
   }
-  t->eventful.count -= i;
-  memmove(t->eventful.slots, t->eventful.slots + i, t->eventful.count * sizeof t->eventful.slots[0]);
+  slot_list_drop(&t->eventful, i);
 }
 
 static void wake_host(struct io_thread *t) {
@@ -157,6 +118,7 @@ static void wake_host(struct io_thread *t) {
 /* Whether something asks for a turn that no wakeup will announce. Called with `sleeping` set. */
 static int has_work(struct io_thread *t) {
   if (t->ready.count > 0 || command_queue_peek(&t->commands) != NULL) return 1;
+  if (tls_has_work(t)) return 1;
   if (__atomic_load_n(&t->listeners_asked, __ATOMIC_SEQ_CST) != t->listeners_seen) return 1;
   if (__atomic_load_n(&t->unlisten_asked, __ATOMIC_SEQ_CST)) return 1;
   if (__atomic_load_n(&t->reactor->stopping, __ATOMIC_SEQ_CST)) return 1;
@@ -182,6 +144,7 @@ static void turn(struct io_thread *t) {
   update_listeners(t);
   resume_stalled(t);
   read_ready(t);
+  tls_turn(t);
   drain_commands(t, 1);
   run_timers(t);
   flush_dirty(t);
@@ -209,6 +172,7 @@ static void thread_free(struct io_thread *t) {
     free(c->kept);
     out_queue_free(c->out);
     inflight_free(c->inflight);
+    tls_free(c);
   }
   for (uint32_t i = 0; i < SLOT_CHUNKS_MAX && t->chunks[i] != NULL; i++) free(t->chunks[i]);
   while (t->spare_queues != NULL) {
@@ -219,6 +183,7 @@ static void thread_free(struct io_thread *t) {
   struct slot_list *lists[] = {&t->free_slots, &t->dirty, &t->eventful, &t->ready, &t->ready_now,
                                &t->stalled};
   for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) slot_list_free(lists[i]);
+  tls_thread_free(t);
   audience_table_free(&t->audiences);
   command_queue_free(&t->commands);
   ring_free(&t->ring);
@@ -258,6 +223,8 @@ void lw_close(struct lw_reactor *r) {
   free(r->audiences);
   free(r->batches);
   arena_free(&r->arena);
+  admission_free(&r->admission);
+  tls_state_free(r);
   wakeup_close(&r->host_wakeup);
   free(r);
 }
@@ -274,9 +241,14 @@ static int options_problem(const struct lw_options *o) {
 /* "Unlimited" has to end somewhere: memory is the bound then. */
 #define CONNECTIONS_AUTO_MAX (1u << 20)
 
-static uint32_t connections_possible(void) {
+uint32_t lw_connections_possible(uint32_t thread_count) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024 - DESCRIPTORS_RESERVED;
+#ifdef BACKEND_HAS_TABLES /* of direct descriptors, one a thread: they are not the process's */
+  return table_connections(limit.rlim_cur, thread_count);
+#else
+  (void)thread_count;
+#endif
   if (limit.rlim_cur >= CONNECTIONS_AUTO_MAX + DESCRIPTORS_RESERVED) return CONNECTIONS_AUTO_MAX;
   return limit.rlim_cur > DESCRIPTORS_RESERVED ? (uint32_t)limit.rlim_cur - DESCRIPTORS_RESERVED : 1;
 }
@@ -290,9 +262,12 @@ int lw_open(const struct lw_options *options, struct lw_reactor **out) {
   struct lw_reactor *r = calloc(1, sizeof *r);
   if (r == NULL) return error;
   r->options = *options;
-  if (options->connections_max == 0) r->options.connections_max = connections_possible();
+  if (options->connections_max == 0) {
+    r->options.connections_max = lw_connections_possible(options->thread_count);
+  }
   r->start_ms = monotonic_ms();
   r->host_wakeup = (struct wakeup){-1, -1};
+  if (admission_open(&r->admission, &r->options, r->start_ms ^ (uintptr_t)r) != 0) goto fail;
   r->batches = calloc(options->thread_count, sizeof *r->batches);
   if (r->batches == NULL) goto fail;
   error = wakeup_open(&r->host_wakeup);

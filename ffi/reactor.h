@@ -45,6 +45,14 @@ enum lw_code {
   LW_CODE_WRITE_STALLED = 33,
   LW_CODE_REPLACED = 34,
   LW_CODE_NO_MEMORY = 38,
+  LW_CODE_TLS_FAILED = 42,
+  LW_CODE_TLS_CERTIFICATE = 43,
+  LW_CODE_TLS_BUSY = 44,
+  LW_CODE_PROXY_MALFORMED = 45,
+  LW_CODE_PROXY_FORBIDDEN = 46,
+  LW_CODE_CONNECT_RATE = 47,
+  LW_CODE_SOURCE_RATE = 48,
+  LW_CODE_SOURCE_LIMIT = 49,
   LW_CODE_COUNT = 64, /* size of the counter tables: room to grow */
 };
 
@@ -65,7 +73,11 @@ enum lw_event_type {
                              the event, see LW_LIVE_SEEN */
   LW_EVENT_ROOM = 6,      /* for a connection that is behind: its out-queue has drained; argument: how many
                              more messages its in-flight window takes (LW_EVENT_ROOM follows again after
-                             the next LW_COMMAND_DELIVER has drained) */
+                             the next LW_COMMAND_DELIVER has drained). body: u64, how many DELIVERs it
+                             has had (LW_DELIVER_SHARED aside): those that were on their way when this was
+                             said take room too */
+  LW_EVENT_SETTLED = 7,   /* body: struct lw_inflight, one for each message whose exchange has come to what
+                             its field `released` says (enum lw_settled) */
 };
 
 struct lw_event {
@@ -78,13 +90,20 @@ struct lw_event {
   uint32_t argument;
 };
 
+enum lw_settled {
+  LW_SETTLED_ACKED = 0,    /* a message of LW_DELIVER_SETTLE: the exchange is over */
+  LW_SETTLED_RETURNED = 1, /* a message of LW_DELIVER_SHARED: the window had no room, it was not sent */
+  LW_SETTLED_RECEIVED = 2, /* LW_ACTIVATE_HOLD_RELEASES: PUBREC came, PUBREL is the host's to send; ACKED
+                              follows */
+};
+
 /* One unacknowledged message of a closed connection, oldest first. */
 struct lw_inflight {
   uint64_t seq;
   uint16_t packet_id;
   uint8_t qos;
   uint8_t released; /* QoS 2: PUBREC came, PUBREL is out */
-  uint32_t zero;
+  uint32_t flags;   /* enum lw_publish_flags, of its DELIVER */
 };
 
 struct lw_closed {
@@ -149,7 +168,13 @@ struct lw_command_send {
 
 enum lw_activate_flags {
   LW_ACTIVATE_REPORT_ACKS = 1, /* send LW_EVENT_ACKED */
+  /* A session that outlives this process, QoS 2: PUBREC goes to the host (LW_SETTLED_RECEIVED), which says
+   * PUBREL when it has written that down; and the packet id of a message follows from its seq (from
+   * LW_HELD_ID_MIN on), so that it is the same one when the message is sent again after a crash. */
+  LW_ACTIVATE_HOLD_RELEASES = 2,
 };
+
+#define LW_HELD_ID_MIN 0x8000u
 
 struct lw_command_activate {
   struct lw_command head;
@@ -177,6 +202,9 @@ enum lw_publish_flags {
   LW_PUBLISH_QOS = 3,   /* mask: 0 = droppable; 1, 2 = stored */
   LW_DELIVER_ASIDE = 4, /* out of the log's order (a retained message): moves neither ACKED nor
                            lw_closed.seen_seq */
+  LW_DELIVER_SETTLE = 8, /* LW_EVENT_SETTLED says when it is acknowledged */
+  LW_DELIVER_SHARED = 16, /* DELIVER to a connection that need not be behind (a shared subscription): comes
+                             back when there is no room. With ASIDE and SETTLE */
 };
 
 struct lw_command_publish {
@@ -217,14 +245,25 @@ struct lw_options {
   uint32_t write_stall_ms;
   uint32_t linger_ms;
   uint32_t command_queue_bytes_max;
+  uint32_t tls_handshakes_max;        /* under way at once, the others wait; 0 = 1024 */
+  uint32_t connects_per_s;            /* 0 = no bound; so are the next two */
+  uint32_t connects_per_source_per_s; /* a source is an IPv4 address or an IPv6 /64 */
+  uint32_t connections_per_source;
   uint32_t zero;
+};
+
+enum lw_listen_flags {
+  LW_LISTEN_PROXY = 1, /* a PROXY header comes first from those of lw_trust_proxies, from nobody else */
 };
 
 struct lw_listen_options {
   uint32_t size;     /* sizeof(struct lw_listen_options) */
   uint32_t protocol; /* enum lw_protocol */
   uint32_t port;     /* 0 = the kernel picks one */
-  uint32_t busy_size; /* bytes at the end of this struct that answer a connection over the limit */
+  uint32_t busy_size; /* bytes at the end of this struct that answer a connection over a limit;
+                         with TLS an alert does */
+  uint32_t tls;       /* 0 = none; else 1 + the context of lw_tls_configure */
+  uint32_t flags;     /* enum lw_listen_flags */
   char address[48];  /* numeric IPv4 or IPv6, NUL-terminated */
   uint8_t busy[64];
 };
@@ -247,6 +286,11 @@ struct lw_stats {
   uint64_t turns;            /* of the I/O threads */
   uint64_t ring_full;        /* times that reading stopped for a full ring */
   uint64_t out_queue_bytes;  /* waiting now */
+  uint64_t tls_handshakes;   /* completed */
+  uint64_t tls_resumed;      /* of those, by a ticket */
+  uint64_t tls_handshaking;  /* under way now */
+  uint64_t tls_objects;      /* connections that hold an OpenSSL object after it: some 14 KB each */
+  uint64_t sources_untracked; /* connects of sources that the table had no room for */
   uint64_t closed[LW_CODE_COUNT];  /* connections closed, by code */
   uint64_t dropped[LW_CODE_COUNT]; /* messages dropped, by code */
 };
@@ -254,6 +298,33 @@ struct lw_stats {
 struct lw_peer {
   uint16_t family; /* 4 or 6 */
   uint16_t port;
+  uint8_t address[16];
+};
+
+enum lw_tls_client_auth {
+  LW_TLS_CLIENT_NONE = 0,
+  LW_TLS_CLIENT_OPTIONAL = 1, /* a certificate that is sent must be valid */
+  LW_TLS_CLIENT_REQUIRED = 2,
+};
+
+enum lw_tls_flags {
+  LW_TLS_KEEP_OBJECTS = 1, /* a connection keeps its OpenSSL object after the handshake: for comparison */
+};
+
+/* Followed by the client CA's PEM, then for each certificate: uint32_t chain_size, key_size, the chain's
+ * PEM (leaf first), the key's. The first certificate answers who asks for no name or for another. */
+struct lw_tls_options {
+  uint32_t size; /* sizeof(struct lw_tls_options) */
+  uint32_t flags;
+  uint32_t client_auth;
+  uint32_t version_min; /* 0x0303 = TLS 1.2, 0x0304 = TLS 1.3 */
+  uint32_t client_ca_size;
+  uint32_t certificate_count;
+};
+
+struct lw_network {
+  uint8_t family; /* 4 or 6 */
+  uint8_t prefix; /* bits */
   uint8_t address[16];
 };
 
@@ -265,6 +336,13 @@ int lw_layout(uint32_t *out, int n);
 
 /* "epoll", "uring" or "kqueue". */
 const char *lw_backend(void);
+
+/* Whether the backend can work here: 0, or -errno and in `why` (size bytes) the reason in words. */
+int lw_probe(char *why, int size);
+
+/* How many connections this process may have with that many threads. RLIMIT_NOFILE bounds the process;
+ * with io_uring it bounds each thread, so that more connections ask for more threads. */
+uint32_t lw_connections_possible(uint32_t thread_count);
 
 /* Makes the reactor and starts its threads. Returns 0 or -errno. */
 int lw_open(const struct lw_options *options, struct lw_reactor **out);
@@ -312,5 +390,20 @@ void lw_stats(struct lw_reactor *reactor, struct lw_stats *out);
 
 /* Address of a connection whose slot the host owns. Returns 0, or -ESTALE for a stale handle. */
 int lw_peer(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, struct lw_peer *out);
+
+/* Who may announce another's address by a PROXY header; before the first lw_listen. Returns 0 or -errno. */
+int lw_trust_proxies(struct lw_reactor *reactor, const struct lw_network *networks, uint32_t count);
+
+/* Sets TLS context 0 to 3: for handshakes from now on; connections that are there keep what they have.
+ * `bytes` counts the options and what follows them. Returns 0 or -errno, with a sentence in `problem`;
+ * -ENOSYS: the library was built without OpenSSL. */
+int lw_tls_configure(struct lw_reactor *reactor, uint32_t context, const struct lw_tls_options *options,
+                     size_t bytes, char *problem, size_t problem_size);
+
+/* The verified certificate of a connection whose slot the host owns, as lines `name=value`: subject
+ * (RFC 2253), fingerprint (SHA-256, hex), common_name, and dns, uri, email for each such name. Returns the
+ * bytes written, 0 when there is no certificate, or -ESTALE for a stale handle. */
+int lw_peer_certificate(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, char *out,
+                        size_t size);
 
 #endif

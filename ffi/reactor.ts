@@ -5,10 +5,19 @@
  * was given it.
  */
 
+import {
+  type Network,
+  pack_networks,
+  pack_tls_options,
+  parse_peer_certificate,
+  type PeerCertificate,
+  type TlsOptions,
+} from "./tls.ts";
+
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
-const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 56, 128, 1152, 20];
+const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 136, 1192, 20, 24, 18];
 
 const event_header_bytes = 24;
 const command_bytes_max = 4 << 20;
@@ -30,6 +39,15 @@ const symbols = {
   lw_submit: { parameters: ["pointer", "buffer", "usize"], result: "i64" },
   lw_stats: { parameters: ["pointer", "buffer"], result: "void" },
   lw_peer: { parameters: ["pointer", "u32", "u32", "buffer"], result: "i32" },
+  lw_trust_proxies: { parameters: ["pointer", "buffer", "u32"], result: "i32" },
+  lw_tls_configure: {
+    parameters: ["pointer", "u32", "buffer", "usize", "buffer", "usize"],
+    result: "i32",
+  },
+  lw_peer_certificate: {
+    parameters: ["pointer", "u32", "u32", "buffer", "usize"],
+    result: "i32",
+  },
 } as const;
 
 /** No connection: for publishes that leave nobody out. */
@@ -40,7 +58,16 @@ export const packet_id_none = 0xffffffff;
 /** How a listener cuts frames (enum lw_protocol). */
 export const protocols = { longwire: 1, mqtt: 2 } as const;
 
-const Event = { pad: 0, frame: 1, violation: 2, closed: 3, acked: 4, behind: 5, room: 6 } as const;
+const Event = {
+  pad: 0,
+  frame: 1,
+  violation: 2,
+  closed: 3,
+  acked: 4,
+  behind: 5,
+  room: 6,
+  settled: 7,
+} as const;
 const Command = {
   send: 1,
   activate: 2,
@@ -71,6 +98,19 @@ export interface Inflight {
   readonly qos: number;
   /** QoS 2: the peer has the message (PUBREC came); only PUBREL and PUBCOMP are left. */
   readonly released: boolean;
+  /** Out of the log's order: a retained message, or one of a shared subscription. */
+  readonly aside: boolean;
+  /** Of a shared subscription. */
+  readonly shared: boolean;
+}
+
+/** What has become of one message (struct lw_inflight of an LW_EVENT_SETTLED). */
+export interface Settled extends Inflight {
+  /**
+   * acked: the exchange is over. returned: no room, it was not sent. received: QoS 2, PUBREC came
+   * and PUBREL is the service's to send; acked follows.
+   */
+  readonly how: "acked" | "returned" | "received";
 }
 
 /** What a connection leaves behind (struct lw_closed). */
@@ -100,6 +140,8 @@ export interface ReactorHandler {
   on_acked(conn: number, generation: number, seq: number): void;
   on_behind(conn: number, generation: number, seq: number): void;
   on_room(conn: number, generation: number, messages: number): void;
+  /** Only for messages whose delivery asked for it (`settle`), and with `hold_releases`. */
+  on_settled(conn: number, generation: number, settled: readonly Settled[]): void;
 }
 
 export interface ReactorOptions {
@@ -115,6 +157,12 @@ export interface ReactorOptions {
   readonly write_stall_ms: number;
   readonly linger_ms: number;
   readonly command_queue_bytes_max: number;
+  /** TLS handshakes under way at once; the others wait. */
+  readonly tls_handshakes_max: number;
+  /** Connects a second, of all and of one source address; connections of one source. 0 = no bound. */
+  readonly connects_per_s?: number;
+  readonly connects_per_source_per_s?: number;
+  readonly connections_per_source?: number;
 }
 
 export interface ListenOptions {
@@ -125,6 +173,10 @@ export interface ListenOptions {
   readonly port: number;
   /** Whole frames that answer a connection over the limit, at most 64 bytes. */
   readonly busy: Uint8Array;
+  /** TLS context of configure_tls; undefined = no TLS. */
+  readonly tls?: number | undefined;
+  /** A PROXY header comes first from those of trust_proxies, from nobody else. */
+  readonly proxy?: boolean;
 }
 
 /**
@@ -153,8 +205,18 @@ const stat_names = [
   "turns",
   "ring_full",
   "out_queue_bytes",
+  "tls_handshakes",
+  "tls_resumed",
+  "tls_handshaking",
+  "tls_objects",
+  "sources_untracked",
 ] as const;
 const code_count = 64;
+
+/** LW_LISTEN_PROXY */
+const listen_proxy = 1;
+/** What lw_peer_certificate may write: longer names are left out. */
+const certificate_bytes_max = 4096;
 
 /** What the rest of the service may ask of the reactor; tests/fake_reactor.ts is another. */
 export interface Reactor {
@@ -189,7 +251,22 @@ export interface Reactor {
   flush(): void;
   stats(): ReactorStats;
   peer(conn: number, generation: number): string;
+  /** The verified certificate of a device; undefined = it has shown none. */
+  peer_certificate(conn: number, generation: number): PeerCertificate | undefined;
   close(): void;
+}
+
+/** What only whoever opens the reactor does with it. */
+export interface OwnReactor extends Reactor {
+  /** Sets a TLS context (0 to 3) for handshakes from now on. Throws TlsError. */
+  configure_tls(context: number, options: TlsOptions): void;
+  /** Whose PROXY headers are believed; before the first listen(). */
+  trust_proxies(networks: readonly Network[]): void;
+}
+
+/** Certificates cannot be used; the message says why, and begins small. */
+export class TlsError extends Error {
+  override readonly name = "TlsError";
 }
 
 export interface ActivateOptions {
@@ -200,6 +277,11 @@ export interface ActivateOptions {
   /** Larger frames are dropped instead of sent; 0 = no bound of its own. */
   readonly frame_bytes_max: number;
   readonly report_acks: boolean;
+  /**
+   * QoS 2 of a session that outlives the process: PUBREC is reported as settled, `received`, and
+   * PUBREL waits for the service; packet ids follow from the place in the log.
+   */
+  readonly hold_releases: boolean;
 }
 
 export interface PublishOptions {
@@ -223,6 +305,10 @@ export interface DeliverOptions {
   readonly released: boolean;
   /** Out of the log's order (a retained message): moves no cursor. */
   readonly aside: boolean;
+  /** on_settled says when it is acknowledged. */
+  readonly settle?: boolean;
+  /** Of a shared subscription: the connection need not be behind, and it may come back. */
+  readonly shared?: boolean;
   readonly bytes_max: number;
 }
 
@@ -231,7 +317,7 @@ function check(call: string, result: number): number {
   return result;
 }
 
-class NativeReactor implements Reactor {
+class NativeReactor implements OwnReactor {
   readonly backend: string;
   readonly connections_max: number;
   readonly commands = new Uint8Array(command_bytes_max);
@@ -285,11 +371,13 @@ class NativeReactor implements Reactor {
   }
 
   listen(options: ListenOptions): number {
-    const raw = new Uint8Array(128);
+    const raw = new Uint8Array(136);
     const words = new Uint32Array(raw.buffer);
-    words.set([128, options.protocol, options.port, options.busy.length]);
-    raw.set(new TextEncoder().encode(options.address).subarray(0, 47), 16);
-    raw.set(options.busy, 64);
+    const tls = options.tls === undefined ? 0 : options.tls + 1;
+    const { protocol, port, busy, proxy = false } = options;
+    words.set([raw.length, protocol, port, busy.length, tls, proxy ? listen_proxy : 0]);
+    raw.set(new TextEncoder().encode(options.address).subarray(0, 47), 24);
+    raw.set(busy, 72);
     return check("lw_listen", this.#call.lw_listen(this.#handle, raw));
   }
 
@@ -366,7 +454,8 @@ class NativeReactor implements Reactor {
 
   activate(conn: number, generation: number, options: ActivateOptions): void {
     const word = this.#begin(Command.activate, conn, generation, 32);
-    this.#words[word + 1] = Command.activate | (options.report_acks ? 1 << 16 : 0);
+    const flags = (options.report_acks ? 1 : 0) | (options.hold_releases ? 2 : 0);
+    this.#words[word + 1] = Command.activate | flags << 16;
     this.#words[word + 4] = options.keepalive_ms;
     this.#words[word + 5] = options.inflight_max;
     this.#words[word + 6] = options.frame_bytes_max;
@@ -426,7 +515,9 @@ class NativeReactor implements Reactor {
 
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number {
     const word = this.#begin(Command.deliver, conn, generation, 40 + deliver.bytes_max);
-    this.#words[word + 1] = Command.deliver | (deliver.qos | (deliver.aside ? 4 : 0)) << 16;
+    const { aside, settle, shared } = deliver;
+    const flags = deliver.qos | (aside ? 4 : 0) | (settle ? 8 : 0) | (shared ? 16 : 0);
+    this.#words[word + 1] = Command.deliver | flags << 16;
     this.#words[word + 4] = deliver.seq;
     this.#words[word + 5] = deliver.seq / 0x1_0000_0000;
     this.#words[word + 7] = deliver.packet_id;
@@ -485,6 +576,33 @@ class NativeReactor implements Reactor {
     return `[${groups.join(":")}]:${halves[1]}`;
   }
 
+  peer_certificate(conn: number, generation: number): PeerCertificate | undefined {
+    const raw = new Uint8Array(certificate_bytes_max);
+    const size = this.#call.lw_peer_certificate(
+      this.#handle,
+      conn,
+      generation,
+      raw,
+      BigInt(raw.length),
+    );
+    if (size <= 0) return undefined;
+    return parse_peer_certificate(new TextDecoder().decode(raw.subarray(0, size)));
+  }
+
+  configure_tls(context: number, options: TlsOptions): void {
+    const raw = pack_tls_options(options);
+    const problem = new Uint8Array(512);
+    const size = BigInt(raw.length);
+    const room = BigInt(problem.length);
+    if (this.#call.lw_tls_configure(this.#handle, context, raw, size, problem, room) === 0) return;
+    throw new TlsError(new TextDecoder().decode(problem.subarray(0, problem.indexOf(0))));
+  }
+
+  trust_proxies(networks: readonly Network[]): void {
+    const raw = pack_networks(networks);
+    check("lw_trust_proxies", this.#call.lw_trust_proxies(this.#handle, raw, networks.length));
+  }
+
   close(): void {
     this.wake();
     // The parked wait() still runs in the library: it must return before the memory goes.
@@ -498,7 +616,7 @@ class NativeReactor implements Reactor {
 function pack_options(options: ReactorOptions): Uint32Array<ArrayBuffer> {
   return new Uint32Array([
     abi_version,
-    56,
+    72,
     options.thread_count,
     options.connections_max,
     options.ring_bytes,
@@ -510,6 +628,10 @@ function pack_options(options: ReactorOptions): Uint32Array<ArrayBuffer> {
     options.write_stall_ms,
     options.linger_ms,
     options.command_queue_bytes_max,
+    options.tls_handshakes_max,
+    options.connects_per_s ?? 0,
+    options.connects_per_source_per_s ?? 0,
+    options.connections_per_source ?? 0,
     0,
   ]);
 }
@@ -518,20 +640,38 @@ function u64(words: Uint32Array, word: number): number {
   return words[word] + words[word + 1] * 0x1_0000_0000;
 }
 
+/** One struct lw_inflight. */
+function read_inflight(words: Uint32Array, at: number): Inflight {
+  const packed = words[at + 2];
+  const flags = words[at + 3];
+  return {
+    seq: u64(words, at),
+    packet_id: packed & 0xffff,
+    qos: packed >>> 16 & 0xff,
+    released: packed >>> 24 !== 0,
+    aside: (flags & 4) !== 0,
+    shared: (flags & 16) !== 0,
+  };
+}
+
 function read_closed(words: Uint32Array, body: number): Closed {
   const inflight: Inflight[] = [];
   const count = words[body + 4];
   for (let index = 0; index < count; index++) {
-    const at = body + 6 + index * 4;
-    const packed = words[at + 2];
-    inflight.push({
-      seq: u64(words, at),
-      packet_id: packed & 0xffff,
-      qos: packed >>> 16 & 0xff,
-      released: packed >>> 24 !== 0,
-    });
+    inflight.push(read_inflight(words, body + 6 + index * 4));
   }
   return { seen_seq: u64(words, body), behind_seq: u64(words, body + 2), inflight };
+}
+
+const settled_ways = ["acked", "returned", "received"] as const;
+
+function read_settled(words: Uint32Array, body: number, body_bytes: number): Settled[] {
+  const settled: Settled[] = [];
+  for (let at = body; at < body + body_bytes / 4; at += 4) {
+    const how = settled_ways[words[at + 2] >>> 24];
+    settled.push({ ...read_inflight(words, at), how, released: how === "received" });
+  }
+  return settled;
 }
 
 /** Walks the records of one stretch of a ring; answers how many there were. */
@@ -579,6 +719,9 @@ function walk(
       case Event.room:
         handler.on_room(conn, generation, argument);
         break;
+      case Event.settled:
+        handler.on_settled(conn, generation, read_settled(words, body >>> 2, words[word + 4]));
+        break;
       case Event.pad:
         break;
       default:
@@ -590,6 +733,6 @@ function walk(
 }
 
 /** Loads the library at `path` and starts its threads. */
-export function open_reactor(path: string, options: ReactorOptions): Reactor {
+export function open_reactor(path: string, options: ReactorOptions): OwnReactor {
   return new NativeReactor(path, options);
 }

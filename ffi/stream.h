@@ -7,11 +7,13 @@
 #include "connection.h"
 
 static void send_copy(struct io_thread *t, struct connection *c, const void *bytes, uint32_t size);
+static void entrance_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                              uint32_t size);
 
 /* Whether frames may be passed on now. After the first frame of a connection nothing is, until ACTIVATE: the
  * host never has to keep what a device sends ahead of its answer. */
 static int takes_frames(const struct connection *c) {
-  if (c->flags & (STALLED | READ_STOPPED)) return 0;
+  if (c->flags & (STALLED | READ_STOPPED | TLS_QUEUED)) return 0;
   return c->state == ACTIVE || (c->state == HANDSHAKING && !(c->flags & EXPOSED));
 }
 
@@ -52,6 +54,16 @@ static void stall(struct io_thread *t, struct connection *c) {
   backend_read_stop(t, c);
 }
 
+/* Whether PUBREL waits until the host has written down that PUBREC came. */
+static int hold_release(struct io_thread *t, struct connection *c, struct inflight_entry *entry) {
+  if (!(c->flags & HOLD_RELEASES) || entry == NULL || entry->qos != 2) return 0;
+  if (entry->state == INFLIGHT_RELEASED) return 0;
+  entry->state = INFLIGHT_RECEIVED;
+  entry->flags |= LW_DELIVER_SETTLE;
+  mark_pending(t, c, PENDING_SETTLED);
+  return 1;
+}
+
 /* PUBACK, PUBREC, PUBCOMP against the in-flight window (MQTT 5 section 4.3, 3.1.1 section 4.3). */
 static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *frame, uint32_t size) {
   uint32_t at = 1;
@@ -66,6 +78,7 @@ static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *f
   int is_over = 0;
   if (frame[0] == MQTT_PUBREC) {
     is_over = entry != NULL && entry->qos == 2 && reason >= 0x80;
+    if (reason < 0x80 && hold_release(t, c, entry)) return;
     if (reason < 0x80) {
       /* Also for an id that is not known: only PUBREL lets the peer finish. */
       if (entry != NULL && entry->qos == 2) entry->state = INFLIGHT_RELEASED;
@@ -73,9 +86,13 @@ static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *f
       send_copy(t, c, pubrel, sizeof pubrel);
     }
   } else if (entry != NULL) {
-    is_over = frame[0] == MQTT_PUBACK ? entry->qos == 1 : entry->state == INFLIGHT_RELEASED;
+    is_over = frame[0] == MQTT_PUBACK ? entry->qos == 1 : entry->state != INFLIGHT_SENT;
   }
   if (!is_over) return;
+  if (entry->flags & LW_DELIVER_SETTLE) {
+    entry->state = INFLIGHT_SETTLED;
+    return mark_pending(t, c, PENDING_SETTLED);
+  }
   uint64_t before = c->inflight->acked_seq;
   inflight_done(c->inflight, entry);
   if ((c->flags & REPORT_ACKS) && c->inflight->acked_seq != before) mark_pending(t, c, PENDING_ACKED);
@@ -96,30 +113,32 @@ static void answer_heartbeat(struct io_thread *t, struct connection *c) {
   send_copy(t, c, beat, sizeof beat);
 }
 
-/* Whether the frame is one that never reaches the host; then it has been dealt with. */
-static int taken_here(struct io_thread *t, struct connection *c, const uint8_t *frame, uint32_t size) {
+static int is_heartbeat(const struct connection *c, const uint8_t *frame, uint32_t size) {
   if (c->state != ACTIVE) return 0;
-  if (c->protocol == LW_PROTOCOL_LONGWIRE) {
-    if (frame[4] != LONGWIRE_HEARTBEAT) return 0;
-    answer_heartbeat(t, c);
-    return 1;
-  }
-  if (frame[0] == MQTT_PINGREQ && size == 2) {
-    answer_heartbeat(t, c);
-    return 1;
-  }
-  unsigned type = frame[0] & 0xf0;
-  if (type != MQTT_PUBACK && type != MQTT_PUBREC && type != MQTT_PUBCOMP) return 0;
-  take_ack(t, c, frame, size);
-  return 1;
+  if (c->protocol == LW_PROTOCOL_LONGWIRE) return frame[4] == LONGWIRE_HEARTBEAT;
+  return frame[0] == MQTT_PINGREQ && size == 2;
 }
 
-/* Deals with one whole frame; returns 0 when the ring has no room for it. */
+static int is_ack(const struct connection *c, const uint8_t *frame) {
+  if (c->state != ACTIVE || c->protocol != LW_PROTOCOL_MQTT) return 0;
+  unsigned type = frame[0] & 0xf0;
+  return type == MQTT_PUBACK || type == MQTT_PUBREC || type == MQTT_PUBCOMP;
+}
+
+/* Deals with one whole frame; returns 0, and nothing is done, when the ring has no room for it. */
 static int take_frame(struct io_thread *t, struct connection *c, const uint8_t *frame, uint32_t size) {
-  if (!taken_here(t, c, frame, size)) {
+  int acknowledges = is_ack(c, frame);
+  struct lw_event *event = NULL;
+  /* Properties of acknowledgements, and lengths that 3.1.1 does not know, are the host's to check. */
+  if (!is_heartbeat(c, frame, size) && !(acknowledges && size == 4)) {
     int first = !(c->flags & EXPOSED);
-    struct lw_event *event = event_reserve(t, c, LW_EVENT_FRAME, first, c->listener, size);
+    event = event_reserve(t, c, LW_EVENT_FRAME, first, c->listener, size);
     if (event == NULL) return 0;
+  } else if (!acknowledges) {
+    answer_heartbeat(t, c);
+  }
+  if (acknowledges) take_ack(t, c, frame, size);
+  if (event != NULL && !(c->flags & BROKEN) && c->state != CLOSED) {
     memcpy(event + 1, frame, size);
     c->flags |= EXPOSED;
     ring_commit(&t->ring, event);
@@ -171,22 +190,39 @@ static uint32_t complete_kept(struct io_thread *t, struct connection *c, const u
   return used;
 }
 
-static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
-  COUNT(t, receives, 1);
-  COUNT(t, bytes_in, size);
-  if (c->state == CLOSED) return;
-  if (size == 0) {
-    /* Behind frames that wait, or half-closed by a peer that may still read what is queued. */
-    int waits = c->state == DRAINING ? c->out != NULL : c->kept != NULL && !takes_frames(c);
-    if (waits) c->flags |= END_PENDING;
-    else end(t, c, LW_CODE_PEER_CLOSED);
-    return;
-  }
-  if (c->state == DRAINING) return;
+/* The stream is over: behind frames that wait, or half-closed by a peer that may still read what is
+ * queued. */
+static void ended(struct io_thread *t, struct connection *c) {
+  int waits = c->state == DRAINING ? c->out != NULL : c->kept != NULL && !takes_frames(c);
+  if (waits) c->flags |= END_PENDING;
+  else end(t, c, LW_CODE_PEER_CLOSED);
+}
+
+/* Takes bytes of the device's protocol. */
+static void pass_on(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
   uint32_t used = complete_kept(t, c, bytes, size);
   if (c->kept == NULL) used += consume(t, c, bytes + used, size - used);
   if (used < size && c->state != CLOSED && keep(c, bytes + used, size - used) != 0) {
     end(t, c, LW_CODE_NO_MEMORY);
+  }
+}
+
+/* Takes bytes of the stream that the device began: TLS, or its protocol. */
+static void pass_in(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+  if (c->tls != NULL) tls_received(t, c, bytes, size);
+  else pass_on(t, c, bytes, size);
+}
+
+static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+  COUNT(t, receives, 1);
+  COUNT(t, bytes_in, size);
+  if (c->state == CLOSED) return;
+  if (size == 0) return ended(t, c);
+  if (c->state == DRAINING) return;
+  if (c->flags & (AWAITS_ADDRESS | AWAITS_PROXY | MUST_NOT_PROXY)) {
+    entrance_received(t, c, bytes, size);
+  } else {
+    pass_in(t, c, bytes, size);
   }
 }
 
@@ -221,8 +257,7 @@ static void resume_stalled(struct io_thread *t) {
     go_on(t, c);
     free_if_over(t, c);
   }
-  t->stalled.count -= i;
-  memmove(t->stalled.slots, t->stalled.slots + i, t->stalled.count * sizeof t->stalled.slots[0]);
+  slot_list_drop(&t->stalled, i);
 }
 
 #endif

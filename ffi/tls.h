@@ -11,8 +11,10 @@
 #include <openssl/x509v3.h>
 
 #include "connection.h"
+#include "out_seal.h"
 #include "tls_record.h"
 
+#define TLS_CONTEXTS_MAX 4u
 #define TLS_CERTIFICATES_MAX 64u
 #define TLS_NAMES_MAX 1024u
 #define TLS_HANDSHAKES_DEFAULT 1024u
@@ -45,6 +47,7 @@ struct tls_object {
   const uint8_t *in;           /* what the object may read */
   uint32_t in_size;
   uint32_t records_out; /* written with the keys of the server's last secret */
+  uint8_t is_counted; /* among the handshakes under way */
   uint8_t has_in_secret;
   uint8_t has_out_secret;
   uint8_t in_secret[RECORD_SECRET_BYTES_MAX]; /* TLS 1.2: the master secret */
@@ -92,7 +95,6 @@ struct tls_state {
   pthread_mutex_t lock; /* of all that follows */
   struct tls_context *contexts[TLS_CONTEXTS_MAX];
   struct tls_ticket_key ticket_keys[TLS_TICKET_KEYS]; /* newest first */
-  uint64_t (*now_s)(void);
 };
 
 /* An I/O thread's. */
@@ -101,9 +103,10 @@ struct tls_thread {
   struct slot_list queue;   /* have something to say in their handshake */
   struct slot_list waiting; /* have too, but as many handshakes as may are under way */
   uint32_t handshaking;
-  uint32_t stopped_count; /* of the queue, from its front: the backend has been told to stop reading */
+  uint32_t stopped_count; /* of the queue, from its front: the backend does not read them */
   uint64_t purged_ms;
-  uint8_t plain[RECORD_BODY_BYTES_MAX];
+  uint8_t plain[RECORD_BODY_BYTES_MAX];      /* of what came */
+  uint8_t gathered[RECORD_PLAIN_BYTES_MAX]; /* of what leaves by an object */
 };
 
 #endif

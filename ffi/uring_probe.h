@@ -1,5 +1,5 @@
-/* Whether io_uring gives what the backend needs here: looked up where the kernel can be asked, tried
- * where it cannot, with one connection over loopback through a ring made like the real ones. */
+/* Whether io_uring gives what the backend needs here: looked up where the kernel can be asked, and
+ * tried where it cannot, with one connection over loopback through a ring made like the real ones. */
 #ifndef LONGWIRE_URING_PROBE_H
 #define LONGWIRE_URING_PROBE_H
 
@@ -55,15 +55,15 @@ static inline int uring_probe_operations(struct uring_trial *p) {
       {IORING_OP_POLL_ADD, "POLL_ADD"}, {IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL"},
       {IORING_OP_CLOSE, "CLOSE"},       {IORING_OP_SHUTDOWN, "SHUTDOWN"},
   };
-  struct {
+  union {
     struct io_uring_probe head;
-    struct io_uring_probe_op all[256];
+    uint8_t bytes[sizeof(struct io_uring_probe) + 256 * sizeof(struct io_uring_probe_op)];
   } known;
   memset(&known, 0, sizeof known);
   int error = uring_register(p->ring.fd, IORING_REGISTER_PROBE, &known, 256);
   if (error < 0) return uring_trial_failed(p, error, "cannot ask for the operations of io_uring");
   for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
-    if (known.all[needed[i].opcode].flags & IO_URING_OP_SUPPORTED) continue;
+    if (known.head.ops[needed[i].opcode].flags & IO_URING_OP_SUPPORTED) continue;
     char what[64];
     snprintf(what, sizeof what, "io_uring has no operation %s", needed[i].name);
     return uring_trial_failed(p, -ENOSYS, what);

@@ -1,6 +1,7 @@
 /** The Longwire client against a scripted service on real sockets. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, type ClientEvent, type ClientOptions, connect } from "../client/mod.ts";
+import { backoff_default, backoff_ms, RetryBudget } from "../client/backoff.ts";
 import { codes, Refusal } from "../core/codes.ts";
 import type { Frame, FrameInit } from "../core/protocol/longwire.ts";
 import { filter_matches } from "../core/topic_tree.ts";
@@ -162,7 +163,7 @@ Deno.test("client: what the service refuses rejects with its code", async () => 
   });
 });
 
-Deno.test("client: a publish refused for the moment is repeated, as the budget allows", async () => {
+Deno.test("client: a publish refused for the moment is repeated", async () => {
   let publishes = 0;
   const script: Script = async (peer) => {
     await peer.greet();
@@ -183,7 +184,7 @@ Deno.test("client: a publish refused for the moment is repeated, as the budget a
   });
 });
 
-Deno.test("client: acknowledges 64 messages at once, the rest after a while and at close", async () => {
+Deno.test("client: acknowledges in batches, after a while and at close", async () => {
   const acks: number[] = [];
   let acked = Promise.withResolvers<void>();
   const script: Script = async (peer) => {
@@ -214,7 +215,7 @@ Deno.test("client: acknowledges 64 messages at once, the rest after a while and 
   assertEquals(acks, [2, 3]);
 });
 
-Deno.test("client: comes back to where it was, with its secret, and drops what it has seen", async () => {
+Deno.test("client: comes back to where it was and drops what it has seen", async () => {
   const hellos: Frame[] = [];
   const subscribed: string[][] = [];
   const scripts: Script[] = [
@@ -272,7 +273,7 @@ Deno.test("client: a session that the service still has is not subscribed again"
   assertEquals(seen.filter((type) => type !== "ack"), ["goodbye"]);
 });
 
-Deno.test("client: a filter that starts earlier brings old messages, those of others not again", async () => {
+Deno.test("client: a filter that starts earlier brings what is new only", async () => {
   const acks: number[] = [];
   const script: Script = async (peer) => {
     await peer.greet({ head_offset: 10 });
@@ -368,6 +369,93 @@ Deno.test("client: is refused for good, or waits as long as it is told", async (
     ]);
     await assertRejects(async () => await client.publish("a", payload), Refusal);
   });
+});
+
+Deno.test("client: ends when it is told to stay away, and comes back when it is not", async () => {
+  const scripts: Script[] = [
+    async (peer) => {
+      await peer.greet();
+      await peer.send({ type: "goodbye", code: codes.shutting_down.number, retry_after_ms: 10 });
+      await peer.drain();
+    },
+    async (peer) => {
+      await peer.greet();
+      await peer.send({ type: "goodbye", code: codes.taken_over.number });
+      await peer.drain();
+    },
+  ];
+  await with_client(scripts, {}, async (client) => {
+    const events = await until(client, "closed");
+    assertEquals(events.map((event) => event.type), [
+      "connecting",
+      "connected",
+      "disconnected",
+      "connecting",
+      "connected",
+      "closed",
+    ]);
+    const closed = events.at(-1)!;
+    assertEquals(closed.type === "closed" && closed.code, codes.taken_over);
+  });
+});
+
+Deno.test("client: tells when the service takes a filter back", async () => {
+  const answer = (code: number): Script => async (peer) => {
+    await peer.greet();
+    const { request_id } = await peer.expect("subscribe");
+    await peer.send({ type: "subscribed", request_id, codes: [code] });
+    if (code !== 0) await peer.drain();
+  };
+  const scripts = [answer(0), answer(codes.forbidden.number)];
+  await with_client(scripts, {}, async (client) => {
+    await client.subscribe("a");
+    const event = (await until(client, "subscription_lost")).at(-1);
+    assertEquals(event, { type: "subscription_lost", filter: "a", code: codes.forbidden });
+  });
+});
+
+Deno.test("client: garbage from the service ends the connection, not the client", async () => {
+  const scripts: Script[] = [
+    async (peer) => {
+      await peer.greet();
+      await peer.socket.write(new TextEncoder().encode("HTTP/1.1 400 Bad Request\r\n"));
+      await peer.drain();
+    },
+    async (peer) => {
+      await peer.greet();
+      await peer.drain();
+    },
+  ];
+  await with_client(scripts, {}, async (client) => {
+    const event = (await until(client, "disconnected")).at(-1)!;
+    assertEquals(event.type === "disconnected" && event.code, codes.frame_too_large);
+    await until(client, "connected");
+  });
+});
+
+Deno.test("backoff: doubles up to its cap, with jitter upwards or full", () => {
+  const delays = (random: number, jitter: "factor" | "full") =>
+    [0, 1, 2, 6, 60, 2000].map((attempt) => {
+      return backoff_ms(attempt, { ...backoff_default, jitter }, () => random);
+    });
+  assertEquals(delays(0, "factor"), [500, 1000, 2000, 30_000, 30_000, 30_000]);
+  assertEquals(delays(1, "factor"), [650, 1300, 2600, 39_000, 39_000, 39_000]);
+  assertEquals(delays(0, "full"), [0, 0, 0, 0, 0, 0]);
+  assertEquals(delays(0.5, "full"), [250, 500, 1000, 15_000, 15_000, 15_000]);
+});
+
+Deno.test("retry budget: a burst, then one each refill, never more than the burst", () => {
+  const budget = new RetryBudget(2, 100, 0);
+  assertEquals([budget.take(0), budget.take(0), budget.take(0)], [true, true, false]);
+  assertEquals([budget.take(99), budget.take(100), budget.take(150)], [false, true, false]);
+  assertEquals([budget.take(10_000), budget.take(10_000), budget.take(10_000)], [
+    true,
+    true,
+    false,
+  ]);
+  assertEquals([budget.reserve(10_000), budget.reserve(10_000)], [100, 200]);
+  assertEquals(budget.take(10_200), false);
+  assertEquals(budget.take(10_300), true);
 });
 
 Deno.test("client: gives up after as many attempts as it may, and tells who waits", async () => {
@@ -656,7 +744,7 @@ Deno.test("client: connections cut anywhere lose nothing and repeat nothing", as
       ack_delay_ms: 2,
     });
     const begin = model.log.length;
-    const offsets = await run_model(client, model, random);
+    const offsets = await Promise.race([run_model(client, model, random), server.failed]);
     await client.close();
     await server.close();
     const about = `--seed=${seed + round}`;

@@ -10,12 +10,23 @@ import {
   settings,
   settings_markdown,
 } from "../core/config.ts";
+import { parse_network } from "../core/network.ts";
 
 const defaults: Config = {
   config: "",
   http: { host: "127.0.0.1", port: 8080 },
   mqtt: { host: "127.0.0.1", port: 1883 },
   device: { host: "127.0.0.1", port: 7000 },
+  mqtts: undefined,
+  device_tls: undefined,
+  tls_cert: [],
+  tls_key: [],
+  tls_client_ca: "",
+  tls_client_auth: "none",
+  proxy_protocol: [],
+  connects_per_s: 0,
+  connects_per_source_per_s: 0,
+  connections_per_source: 0,
   data: "./data",
   synchronous: "full",
   backend: "auto",
@@ -56,6 +67,22 @@ Deno.test("every setting can be written in all its forms", () => {
     [["--device", "[::1]:7000"], { device: { host: "::1", port: 7000 } }],
     [["--device", "[0:0:0:0:0:0:0:1]:7"], { device: { host: "::1", port: 7 } }],
     [["--http", "off", "--device=off"], { http: undefined, device: undefined }],
+    [["--tls_cert", "a.pem, b.pem", "--tls_key=a.key,b.key"], {
+      tls_cert: ["a.pem", "b.pem"],
+      tls_key: ["a.key", "b.key"],
+    }],
+    [["--proxy_protocol", "off"], { proxy_protocol: [] }],
+    [["--proxy_protocol", "10.0.0.0/8,fd00::/8"], {
+      proxy_protocol: [
+        { address: new Uint8Array([10, 0, 0, 0]), prefix_bits: 8 },
+        { address: new Uint8Array([0xfd, ...new Array(15).fill(0)]), prefix_bits: 8 },
+      ],
+    }],
+    [["--connects_per_s", "500", "--connects-per-source-per-s=5"], {
+      connects_per_s: 500,
+      connects_per_source_per_s: 5,
+    }],
+    [["--connections_per_source", "3"], { connections_per_source: 3 }],
     [["--data", "memory"], { data: "memory" }],
     [["--data=/var/lib/a=b"], { data: "/var/lib/a=b" }],
     [["--synchronous", "normal"], { synchronous: "normal" }],
@@ -266,8 +293,59 @@ Deno.test("listeners do not clash and are not all off", () => {
     'Cannot use --device "127.0.0.1:1883": mqtt listens there',
   ]);
   assertEquals(problems_of({ args: ["--http", "off", "--mqtt", "off", "--device", "off"] }), [
-    "Cannot serve: http, mqtt and device are all off",
+    "Cannot serve: all listeners are off",
   ]);
+});
+
+Deno.test("TLS settings need and fit one another", () => {
+  const files = ["--tls_cert", "a.pem", "--tls_key", "a.key"];
+  const cases: [args: string[], problems: string[]][] = [
+    [["--mqtts", "127.0.0.1:8883"], [
+      "Cannot use --mqtts: tls_cert and tls_key are missing",
+    ]],
+    [["--device_tls", "127.0.0.1:0", "--tls_cert", "a.pem"], [
+      "Cannot use --tls_cert: it names 1 files, and tls_key names 0",
+    ]],
+    [[...files, "--tls_client_auth", "required"], [
+      'Cannot use --tls_client_auth "required": tls_client_ca is missing',
+    ]],
+    [[...files, "--tls_client_ca", "ca.pem"], [
+      "Cannot use --tls_client_ca: tls_client_auth is none, so nobody is asked",
+    ]],
+    [["--proxy_protocol", "10.0.0.1/8"], [
+      'Cannot use --proxy_protocol "10.0.0.1/8": "10.0.0.1/8" has ones behind its prefix',
+    ]],
+  ];
+  for (const [args, problems] of cases) assertEquals(problems_of({ args }), problems);
+});
+
+Deno.test("networks are read as RFC 4632 and RFC 4291 write them", () => {
+  const all: [text: string, hex: string, prefix_bits: number][] = [
+    ["0.0.0.0/0", "00000000", 0],
+    ["192.0.2.7", "c0000207", 32],
+    ["10.128.0.0/9", "0a800000", 9],
+    ["::/0", "00".repeat(16), 0],
+    ["2001:db8::/32", "20010db8" + "00".repeat(12), 32],
+    ["::1", "00".repeat(15) + "01", 128],
+    ["1:2:3:4:5:6:7:8/128", "00010002000300040005000600070008", 128],
+    ["::ffff:1.2.3.4", "00".repeat(10) + "ffff01020304", 128],
+  ];
+  for (const [text, hex, prefix_bits] of all) {
+    assertEquals(parse_network(text), { address: Uint8Array.fromHex(hex), prefix_bits }, text);
+  }
+  const none = [
+    "",
+    "10.0.0.0/33",
+    "10.0.0/8",
+    "::/129",
+    "10.0.0.0/",
+    "10.0.0.0/8/8",
+    "a.b/8",
+    "/8",
+  ];
+  for (const text of [...none, "fd00::1/64", "::1::/8", "10.0.0.0/-1", "010.0.0.0/8"]) {
+    assertEquals(typeof parse_network(text), "string", text);
+  }
 });
 
 Deno.test("the command comes off the front", () => {

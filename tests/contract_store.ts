@@ -194,6 +194,10 @@ function log_tests(test: Register): void {
     if (again.head > 0) assertEquals((await read_all(again, ["#"])).messages, expected);
   });
 
+  edge_tests(test);
+}
+
+function edge_tests(test: Register): void {
   test("a page at the head comes at once, whatever was appended before", async ({ store }) => {
     for (let index = 1; index <= 20; index++) {
       await store.append([message(`t/${index % 3}`, String(index))]);

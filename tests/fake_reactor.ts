@@ -14,7 +14,6 @@ import type {
 } from "../ffi/reactor.ts";
 
 interface Entry extends Inflight {
-  readonly aside: boolean;
   done: boolean;
 }
 
@@ -52,6 +51,7 @@ type Event = (handler: ReactorHandler) => void;
 const none = 0xffffffff;
 
 export class FakeReactor implements Reactor {
+  readonly peer_certificate = () => undefined;
   readonly backend = "fake";
   readonly pending_bytes = 0;
   readonly connections_max = 1 << 20;
@@ -106,8 +106,8 @@ export class FakeReactor implements Reactor {
     c.state = "closing";
     if (!c.behind) c.reached_seq = this.seen_seq;
     const inflight = c.window.filter((entry) => !entry.done).map((entry) => {
-      const { seq, packet_id, qos, released } = entry;
-      return { seq, packet_id, qos, released };
+      const { seq, packet_id, qos, released, aside, shared } = entry;
+      return { seq, packet_id, qos, released, aside, shared };
     });
     const closed = {
       seen_seq: c.reached_seq,
@@ -171,7 +171,7 @@ export class FakeReactor implements Reactor {
     }
     copy[packet_id_at] = packet_id >> 8;
     copy[packet_id_at + 1] = packet_id & 0xff;
-    c.window.push({ ...options, packet_id, done: false });
+    c.window.push({ ...options, shared: options.shared ?? false, packet_id, done: false });
     c.out.push(copy);
   }
 

@@ -1,6 +1,6 @@
 /**
- * `deno task test`: hands its arguments to `deno test` and ends with one line that counts, taken from
- * the runner's own summary. The exit status is the runner's.
+ * `deno task test`: hands its arguments to `deno test` and ends with one line that counts, taken
+ * from the runner's own summary. The exit status is the runner's.
  */
 import { TextLineStream } from "./support/line_stream.ts";
 

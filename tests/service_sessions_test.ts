@@ -1,6 +1,6 @@
 /**
- * Sessions of the real service: what devices subscribe to, whose connection it is, what they get when
- * they come back, after the service was restarted too.
+ * Sessions of the real service: what devices subscribe to, whose connection it is, what they get
+ * when they come back, after the service was restarted too.
  */
 import { assert, assertEquals } from "@std/assert";
 import { encode } from "../core/protocol/mqtt.ts";
@@ -68,14 +68,14 @@ Deno.test("a second connection with the same client id takes the session over", 
 Deno.test("a connection that is silent for 1.5 times its keepalive is closed", async () => {
   await using service = await Service.start();
   const begin_ms = performance.now();
-  await using talks = await RawMqtt.connect(service.mqtt, { keepalive_s: 1 });
-  await using silent = await RawMqtt.connect(service.mqtt, { keepalive_s: 1 });
+  await using talks = await RawMqtt.connect(service.mqtt, { keepalive_s: 2 });
+  await using silent = await RawMqtt.connect(service.mqtt, { keepalive_s: 2 });
   const ping = setInterval(() => talks.send(encode({ type: "pingreq" }, 5)), 250);
   const said = await silent.closed();
   clearInterval(ping);
   const silence_ms = performance.now() - begin_ms;
   assertEquals(said.map((packet) => "reason_code" in packet && packet.reason_code), [0x8d]);
-  assert(silence_ms >= 1490 && silence_ms < 4000, `closed after ${silence_ms} ms`);
+  assert(silence_ms >= 2990 && silence_ms < 10_000, `closed after ${silence_ms} ms`);
   await talks.send(encode({ type: "pingreq" }, 5));
   assertEquals(await talks.packets.next(), { type: "pingresp" });
   const closed = 'longwire_connections_closed_total{code="keepalive_timeout"}';
@@ -218,18 +218,4 @@ test_with(mosquitto_programs, "a restart keeps retained messages and sessions", 
   } finally {
     await Deno.remove(data, { recursive: true });
   }
-});
-
-Deno.test("a stop says goodbye to each device and answers what it was asked", async () => {
-  const service = await Service.start();
-  await using mqtt = await RawMqtt.connect(service.mqtt);
-  const [longwire] = await RawLongwire.connect(service.device);
-  await using idle = await RawMqtt.open(service.mqtt);
-  await using _ = longwire;
-  assertEquals(await service.stop(), 0);
-  const [disconnect] = await mqtt.closed();
-  assertEquals("reason_code" in disconnect && disconnect.reason_code, 0x8b); // server shutting down
-  const [goodbye] = await longwire.closed();
-  assertEquals("code" in goodbye && goodbye.code, 20);
-  assertEquals(await idle.closed(), []);
 });

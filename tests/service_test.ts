@@ -127,3 +127,37 @@ Deno.test("a batch over HTTP is answered and delivered in order", async () => {
     "batch/3 \0\x01",
   ]);
 });
+
+for (const protocolVersion of [4, 5] as const) {
+  Deno.test(`MQTT.js, protocol ${protocolVersion}: from device to device at each QoS`, async () => {
+    await using service = await Service.start();
+    await using from = await MqttJs.connect(service.mqtt, { protocolVersion });
+    await using to = await MqttJs.connect(service.mqtt, { protocolVersion });
+    assertEquals(await to.subscribe("to/#", 2), 2);
+    for (const qos of [0, 1, 2] as const) {
+      await from.publish(`to/${qos}`, `QoS ${qos}`, qos);
+      const expected = { topic: `to/${qos}`, qos, retain: false, payload: `QoS ${qos}` };
+      assertEquals(await to.messages.next(), expected);
+    }
+  });
+}
+
+Deno.test("longwire sub goes on where it was when the service comes back", async () => {
+  const data = await Deno.makeTempDir();
+  try {
+    const first = await Service.start({ data });
+    const sub = await longwire_sub(first, "a/#", "--count", "3");
+    await first.publish("a/1", "before");
+    assertEquals(await sub.stdout.next(), "a/1 before");
+    assertEquals(await first.stop(), 0);
+    const { host, port } = first.device;
+    await using second = await Service.start({ data, device: `${host}:${port}` });
+    await second.publish("a/2", "while it was away");
+    assertEquals(await sub.stdout.next(), "a/2 while it was away");
+    await second.publish("a/3", "after");
+    assertEquals(await sub.status(), 0);
+    assertEquals(sub.stdout.seen.at(-1), "a/3 after");
+  } finally {
+    await Deno.remove(data, { recursive: true });
+  }
+});

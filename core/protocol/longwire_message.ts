@@ -110,9 +110,9 @@ export function message_bytes_max(message: Message, epoch = ""): number {
 
 /**
  * Writes one Message frame at `at`, returns where it ends. The caller has made room
- * (`message_bytes_max`). `offset` 0 = not stored. `qos` and `retain` are those of this delivery, not
- * of the publish; `epoch` "" = that of Welcome. The bytes are the same for every receiver: nothing
- * needs to be patched.
+ * (`message_bytes_max`). `offset` 0 = not stored. `qos` and `retain` are those of this delivery,
+ * not of the publish; `epoch` "" = that of Welcome. The bytes are the same for every receiver:
+ * nothing needs to be patched.
  */
 export function encode_message_into(
   out: Uint8Array,

@@ -331,11 +331,16 @@ function subscriptions_text(subscriptions: StoredSession["subscriptions"]): stri
   return JSON.stringify(flat);
 }
 
+/** The last that was parsed: of a fleet, many have the same. */
+let parsed: { text: string; subscriptions: StoredSession["subscriptions"] } | undefined;
+
 function subscriptions_of(text: string): StoredSession["subscriptions"] {
+  if (parsed?.text === text) return parsed.subscriptions;
   const flat = JSON.parse(text);
   const subscriptions = [];
   for (let index = 0; index < flat.length; index += 3) {
     subscriptions.push({ filter: flat[index], qos: flat[index + 1], options: flat[index + 2] });
   }
+  parsed = { text, subscriptions };
   return subscriptions;
 }

@@ -119,7 +119,7 @@ export interface StoreStats {
   readonly commits_failed: number;
   /** Bytes handed over and not yet answered. */
   readonly queue_bytes: number;
-  /** Reads answered at once, from memory, and those that had to wait. */
+  /** Reads answered from memory, or by the same read under way; pages read from the database. */
   readonly reads_hit: number;
   readonly reads_missed: number;
   /** Messages removed by retention and by their own expiry. */

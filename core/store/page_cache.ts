@@ -1,15 +1,14 @@
 /**
  * Pages of the log that were read lately, for the next session with the same filters: a fleet that
  * returns reads the same pages. A cursor within a page gets the rest of it, so sessions that left
- * at different times soon read in step. Pages never change; what they hold may be gone from the log
- * for `ttl_ms`.
+ * at different times soon read in step. What a page holds may be gone from the log by now.
  */
 import { limits } from "../limits.ts";
 import { message_bytes } from "./codec.ts";
 import type { Page } from "./mod.ts";
 
-/** How long an unused page stays. */
-const ttl_ms = 30_000;
+/** How long a page is kept, and shows what may be gone. */
+const ttl_ms = 10_000;
 /** What a message costs beside its bytes. */
 const message_overhead_bytes = 200;
 
@@ -18,7 +17,7 @@ interface Cached {
   readonly after: number;
   readonly page: Page;
   readonly bytes: number;
-  used_ms: number;
+  readonly made_ms: number;
 }
 
 export class PageCache {
@@ -29,8 +28,8 @@ export class PageCache {
   #bytes = 0;
 
   constructor(
-    readonly pages_max = limits.page_cache_pages_max,
-    readonly bytes_max = limits.page_cache_bytes_max,
+    readonly pages_max: number = limits.page_cache_pages_max,
+    readonly bytes_max: number = limits.page_cache_bytes_max,
   ) {}
 
   /** The page after `after`, or the part of one that begins there. */
@@ -41,7 +40,10 @@ export class PageCache {
     // What a page says of gaps, it says of its own beginning.
     if (cached === undefined || cached.page.next <= after) return undefined;
     if (cached.page.gap && cached.after !== after) return undefined;
-    cached.used_ms = now_ms;
+    if (cached.made_ms <= now_ms - ttl_ms) {
+      this.#drop(cached);
+      return undefined;
+    }
     this.#used.delete(cached);
     this.#used.add(cached);
     return part_of(cached.page, after, limit, now_ms);
@@ -55,7 +57,7 @@ export class PageCache {
     if (pages[index]?.after === after) this.#drop(pages[index]!);
     let bytes = filters.length + message_overhead_bytes;
     for (const message of page.messages) bytes += message_bytes(message) + message_overhead_bytes;
-    const cached = { filters, after, page, bytes, used_ms: now_ms };
+    const cached = { filters, after, page, bytes, made_ms: now_ms };
     pages = this.#pages.get(filters);
     if (pages === undefined) this.#pages.set(filters, pages = []);
     pages.splice(index_of(pages, after) + 1, 0, cached);
@@ -73,7 +75,7 @@ export class PageCache {
   #forget(now_ms: number): void {
     for (const cached of this.#used) {
       const kept = this.#used.size <= this.pages_max && this.#bytes <= this.bytes_max &&
-        cached.used_ms > now_ms - ttl_ms;
+        cached.made_ms > now_ms - ttl_ms;
       if (kept) return;
       this.#drop(cached);
     }

@@ -9,6 +9,8 @@ export interface Statement {
   get(...values: Value[]): Row | undefined;
   all(...values: Value[]): Row[];
   iterate(...values: Value[]): Iterable<Row>;
+  /** Rows become arrays of columns: half the cost of objects. */
+  setReturnArrays(enabled: boolean): void;
 }
 export interface Database {
   exec(sql: string): void;

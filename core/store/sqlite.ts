@@ -147,10 +147,12 @@ export class SqliteStore implements Store {
       this.#reads_hit++;
       return page;
     }
-    this.#reads_missed++;
     const request = `${after} ${most} ${name}`;
     let read = this.#reads.get(request);
-    if (read === undefined) {
+    if (read !== undefined) {
+      this.#reads_hit++;
+    } else {
+      this.#reads_missed++;
       read = this.#read(filters, after, most, name).finally(() => this.#reads.delete(request));
       this.#reads.set(request, read);
     }
@@ -217,6 +219,7 @@ export class SqliteStore implements Store {
   }
 
   async close(): Promise<void> {
+    if (this.#closed) return;
     this.#closed = true;
     await this.#queue.close("The store is closed");
     try {

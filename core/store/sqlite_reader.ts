@@ -19,6 +19,8 @@ const names_cached_max = 1 << 16;
 const rows_per_seek = 4;
 /** First stretch of offsets in which topics are merged; doubled while it yields too little. */
 const merge_offsets = 1 << 14;
+/** A merge takes no further stretch after this time. */
+const merge_ms = 4;
 const session_page = 2048;
 /** Sorts after every topic that begins with the text before it. */
 const last = "\u{10FFFF}\u{10FFFF}";
@@ -66,7 +68,10 @@ function statements(db: Database) {
     scan: db.prepare(
       "SELECT offset, topic, expires_ms FROM log WHERE offset > ? AND offset <= ? ORDER BY offset",
     ),
-    row: db.prepare(`SELECT ${columns} FROM log WHERE offset = ?`),
+    rows: db.prepare(
+      `SELECT ${columns} FROM log WHERE offset IN (SELECT value FROM json_each(?))
+       ORDER BY offset`,
+    ),
     retained: db.prepare(`SELECT ${columns} FROM retained WHERE topic = ? AND ${living}`),
     retained_between: db.prepare(
       "SELECT topic FROM retained WHERE topic > ? AND topic >= ? AND topic < ? ORDER BY topic",
@@ -162,18 +167,19 @@ export class LogReader {
 
   #merge(page: PageWriter, ids: readonly number[], span: Span): number {
     const list = JSON.stringify(ids);
-    const until_ms = performance.now() + 4;
+    const until_ms = performance.now() + merge_ms;
+    const found: number[] = [];
     let from = span.after;
     for (let stretch = merge_offsets; from < span.upto; stretch *= 2) {
       const to = Math.min(from + stretch, span.upto);
-      const left = span.limit - page.rows;
+      const left = span.limit - found.length;
       for (const { offset } of this.#sql.some_topics.all(list, from, to, span.now_ms, left)) {
-        if (this.#add(page, offset)) return offset;
+        found.push(offset);
       }
-      from = to;
-      if (performance.now() > until_ms) break;
+      from = found.length < span.limit ? to : found.at(-1)!;
+      if (found.length === span.limit || performance.now() > until_ms) break;
     }
-    return from;
+    return this.#add_all(page, found) ?? from;
   }
 
   #scan(
@@ -196,15 +202,15 @@ export class LogReader {
       next = offset;
       break;
     }
-    for (const offset of found) {
-      if (this.#add(page, offset)) return offset;
-    }
-    return next;
+    return this.#add_all(page, found) ?? next;
   }
 
-  #add(page: PageWriter, offset: number): boolean {
-    const row = this.#sql.row.get(offset)!;
-    return page.add(this.#name(row.topic), row);
+  /** Answers the offset of the last row that found room; undefined when all did. */
+  #add_all(page: PageWriter, offsets: readonly number[]): number | undefined {
+    for (const row of this.#sql.rows.iterate(JSON.stringify(offsets))) {
+      if (page.add(this.#name(row.topic), row)) return row.offset;
+    }
+    return undefined;
   }
 
   /** Ids of the topics that match; undefined = too many to say. */

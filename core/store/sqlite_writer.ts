@@ -11,8 +11,9 @@ import type { Database, Row } from "./schema.ts";
 /** What one step of housekeeping may do: bounds the time that an append waits for it. */
 const step_rows_max = 256;
 const step_bytes_max = 1 << 20;
-/** Topic ids remembered, and topics without messages whose trimmed offset is remembered. */
+/** Topic ids remembered. */
 const topics_cached_max = 1 << 16;
+/** Topics without messages whose trimmed offset is remembered. */
 const topics_empty_max = 1 << 16;
 /** Time from the start of one walk through all topics to the next. */
 const sweep_pause_ms = 60_000;
@@ -24,6 +25,8 @@ export interface WriterOptions {
    * Trimmed topics are reported by name when they may be within this many of the newest messages.
    */
   readonly tail_messages_max: number;
+  /** `topics_empty_max`, where a test makes it smaller. */
+  readonly topics_empty_max?: number;
 }
 
 /** What a batch came to. */
@@ -90,6 +93,7 @@ function statements(db: Database) {
       "SELECT (SELECT min(offset) FROM log) AS first, (SELECT max(offset) FROM log) AS head",
     ),
     set_meta: db.prepare("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"),
+    drop_meta: db.prepare("DELETE FROM meta WHERE name = ?"),
     get_meta: db.prepare("SELECT value FROM meta WHERE name = ?"),
     walk: db.prepare(
       `SELECT offset, topic, time_ms, expires_ms, ${size_of_row} FROM log
@@ -317,9 +321,13 @@ export class LogWriter {
     this.first = first ?? this.head + 1;
   }
 
-  /** After a clean close the counts are in the database; else the log is counted again in steps. */
+  /**
+   * After a clean close the counts are in the database; else the log is counted again in steps.
+   * They are taken out at once: after a crash they would be those of another log.
+   */
   #load_counts(): void {
     const saved = this.#sql.get_meta.get("retention")?.value;
+    this.#sql.drop_meta.run("retention");
     const [rules, head, counts] = saved === undefined ? [] : JSON.parse(saved);
     if (rules !== JSON.stringify(this.options.retention) || head !== this.head) {
       this.#count_end = this.head;
@@ -491,8 +499,12 @@ export class LogWriter {
       this.#sweep_at = rows.at(-1)!.id;
       return true;
     }
-    this.#sweep_purges = !this.#sweep_purges && this.#sweep_empty > topics_empty_max;
-    this.#sweep_due ||= this.#sweep_purges;
+    this.#sweep_purges = !this.#sweep_purges &&
+      this.#sweep_empty > (this.options.topics_empty_max ?? topics_empty_max);
+    if (this.#sweep_purges) {
+      this.#sweep_due = true;
+      this.#sweep_from_ms = 0;
+    }
     this.#sweep_at = this.#sweep_empty = 0;
     return true;
   }

@@ -4,7 +4,10 @@
  */
 
 const here = new URL(".", import.meta.url);
-const cache = new URL("../../.build/", here);
+
+/** What the benchmark makes lies here, programs and the data of peers. */
+export const cache_directory = new URL("../../.build/", here);
+
 const flags = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wshadow"];
 
 /** What went wrong, as one sentence for the person who started the benchmark. */
@@ -36,7 +39,7 @@ async function hash(parts: readonly string[]): Promise<string> {
  * Path of the program made of `name`.c and the headers beside it.
  * @throws BuildError when there is no compiler or the source does not compile here.
  */
-export async function ensure_program(name: "load" | "raw"): Promise<string> {
+export async function ensure_program(name: "load" | "probe" | "raw"): Promise<string> {
   const [command, version] = await find_compiler();
   const sources = [`${name}.c`];
   for await (const entry of Deno.readDir(here)) {
@@ -44,14 +47,14 @@ export async function ensure_program(name: "load" | "raw"): Promise<string> {
   }
   const texts = sources.sort().map((source) => Deno.readTextFileSync(new URL(source, here)));
   const key = await hash([version, Deno.build.target, ...flags, ...sources, ...texts]);
-  const path = decodeURIComponent(new URL(`bench_${name}_${key}`, cache).pathname);
+  const path = decodeURIComponent(new URL(`bench_${name}_${key}`, cache_directory).pathname);
   try {
     await Deno.stat(path);
     return path;
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  await Deno.mkdir(cache, { recursive: true });
+  await Deno.mkdir(cache_directory, { recursive: true });
   // Built aside and renamed: a killed build never leaves half a program behind.
   const unfinished = `${path}.${Deno.pid}.tmp`;
   const source = decodeURIComponent(new URL(`${name}.c`, here).pathname);

@@ -63,7 +63,7 @@ struct client_counts {
   uint64_t failed; /* never became ready */
   uint64_t closed; /* by the other side, after it was ready */
   uint64_t malformed;
-  uint64_t refused; /* welcome or subscription answered with a refusal */
+  uint64_t refused; /* welcome or subscription answered with a refusal, or not as expected */
   uint64_t acks_out_of_order;
   uint64_t pings, pongs;
   uint64_t reads, writes;
@@ -75,6 +75,11 @@ struct client {
   struct sockaddr_in server;
   uint32_t source_address; /* host order; of the first CONNECTIONS_PER_SOURCE connections */
   uint32_t client_tag;     /* makes client ids of different runs and processes differ */
+  /* Devices whose sessions outlive their connections: ids are PREFIX-number. NULL = others: their
+   * ids are made of the tag, and a run leaves nothing behind. */
+  const char *id_prefix;
+  uint32_t id_first, id_step;
+  bool expects_session; /* those devices were here before */
   uint16_t keepalive_s;
   uint8_t qos;
   int epoll_fd;
@@ -186,11 +191,19 @@ static inline void conn_flush(struct client *cl, struct conn *c) {
 }
 
 static inline void conn_greet(struct client *cl, struct conn *c) {
-  char client_id[32];
+  char client_id[64];
   uint8_t frame[512];
-  snprintf(client_id, sizeof client_id, "lw%08x-%x", cl->client_tag, (uint32_t)(c - cl->conns));
+  uint32_t number = (uint32_t)(c - cl->conns);
+  if (!cl->framing->hello) return conn_ready(cl, c);
+  if (cl->id_prefix) {
+    snprintf(client_id, sizeof client_id, "%.32s-%u", cl->id_prefix,
+             cl->id_first + number * cl->id_step);
+  } else {
+    snprintf(client_id, sizeof client_id, "lw%08x-%x", cl->client_tag, number);
+  }
   c->state = CONN_GREETING;
-  conn_send(cl, c, frame, cl->framing->hello(frame, client_id, cl->keepalive_s));
+  bool clean = cl->id_prefix == NULL;
+  conn_send(cl, c, frame, cl->framing->hello(frame, client_id, cl->keepalive_s, clean));
 }
 
 /* Opens the next connection that has not been opened; its life goes on in the loop. */
@@ -223,7 +236,7 @@ static inline void client_open_next(struct client *cl) {
 
 static inline void conn_welcome(struct client *cl, struct conn *c, const struct frame *f) {
   uint8_t frame[512];
-  if (f->code) {
+  if (f->code || f->session_present != cl->expects_session) {
     cl->counts.refused++;
     return conn_close(cl, c, EACCES);
   }
@@ -240,7 +253,8 @@ static inline void conn_subscribed(struct client *cl, struct conn *c, const stru
 
 /* Acknowledgements come in the order of the messages [MQTT-4.6.0-2]. */
 static inline void conn_acked(struct client *cl, struct conn *c, const struct frame *f) {
-  if (f->packet_id != c->acked % PACKET_IDS + 1) cl->counts.acks_out_of_order++;
+  bool is_expected = f->packet_id == c->acked % PACKET_IDS + 1;
+  if (cl->framing->acks_have_ids && !is_expected) cl->counts.acks_out_of_order++;
   c->acked++;
   if (cl->on_ack) cl->on_ack(cl, c);
 }

@@ -3,6 +3,7 @@
 #ifndef LONGWIRE_BENCH_FRAMING_H
 #define LONGWIRE_BENCH_FRAMING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -25,6 +26,7 @@ struct frame {
   uint8_t code;
   uint8_t qos;
   uint8_t duplicate; /* the sender says that it may have sent this before */
+  uint8_t session_present; /* welcome: the server remembers an earlier connection */
   uint16_t packet_id; /* 0 = none */
   const uint8_t *topic;
   size_t topic_bytes;
@@ -35,7 +37,9 @@ struct frame {
 /* Encoders write at most FRAME_BYTES_MAX bytes and return how many. */
 struct framing {
   const char *name;
-  size_t (*hello)(uint8_t *out, const char *client_id, uint16_t keepalive_s);
+  bool acks_have_ids; /* false: they come in the order of the messages, and that is all */
+  /* NULL = there is no greeting. clean: nothing is left behind, nor found. */
+  size_t (*hello)(uint8_t *out, const char *client_id, uint16_t keepalive_s, bool clean);
   size_t (*subscribe)(uint8_t *out, const char *topic, uint8_t qos);
   size_t (*publish)(uint8_t *out, const struct frame *message);
   size_t (*ack)(uint8_t *out, uint16_t packet_id);
@@ -104,11 +108,12 @@ static inline long mqtt_get_head(const uint8_t *in, size_t in_bytes, size_t *rem
   return 0;
 }
 
-static inline size_t mqtt_hello(uint8_t *out, const char *client_id, uint16_t keepalive_s) {
+static inline size_t mqtt_hello(uint8_t *out, const char *client_id, uint16_t keepalive_s,
+                                bool clean) {
   uint8_t *end = mqtt_put_head(out, MQTT_CONNECT, 10 + 2 + strlen(client_id));
   end = mqtt_put_string(end, "MQTT");
-  *end++ = 4;    /* protocol level: 3.1.1 */
-  *end++ = 0x02; /* clean session: a run leaves nothing behind */
+  *end++ = 4; /* protocol level: 3.1.1 */
+  *end++ = clean ? 0x02 : 0x00;
   end = mqtt_put_string(put_u16_big(end, keepalive_s), client_id);
   return (size_t)(end - out);
 }
@@ -187,6 +192,7 @@ static inline long mqtt_cut(const uint8_t *in, size_t in_bytes, struct frame *ou
       if (size != 2) return -1;
       out->kind = FRAME_WELCOME;
       out->code = body[1];
+      out->session_present = body[0] & 1;
       break;
     case MQTT_SUBACK:
       if (size != 3) return -1;
@@ -202,6 +208,7 @@ static inline long mqtt_cut(const uint8_t *in, size_t in_bytes, struct frame *ou
 
 static const struct framing framing_mqtt = {
     .name = "mqtt",
+    .acks_have_ids = true,
     .hello = mqtt_hello,
     .subscribe = mqtt_subscribe,
     .publish = mqtt_publish,

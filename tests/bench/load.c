@@ -7,6 +7,8 @@
  *   load pairs pairs=500 window=1 qos=1
  *   load hold devices=1000000 ping_s=60 hold_ms=60000
  *   load steady devices=100000 rate_per_s=20000
+ *   load publish publishers=64 qos=1 protocol=http
+ *   load resume devices=15000 messages=1000 prefix=device topic=fleet/news qos=1
  *
  * Run without arguments, it lists every key.
  */
@@ -23,6 +25,7 @@
 #include <sys/wait.h>
 
 #include "client.h"
+#include "framing_http.h"
 #include "histogram.h"
 
 #define PUBLISH_BUFFER_BYTES (256u << 10)
@@ -38,9 +41,11 @@
 struct options {
   struct sockaddr_in server;
   const struct framing *framing;
+  const char *prefix, *topic;
   int server_pids[SERVER_PIDS_MAX];
   uint32_t server_pids_count;
-  uint64_t subscribers, pairs, devices, processes;
+  uint64_t subscribers, pairs, publishers, devices, processes;
+  uint64_t id_first, id_step, present, quiet_ms;
   uint64_t payload_bytes, qos, window, batch, messages;
   uint64_t warmup_ms, measure_ms, hold_ms, stall_ms, connect_ms;
   uint64_t rate_per_s, ping_s, connecting_max, seed;
@@ -57,13 +62,18 @@ struct option_number {
 static const struct option_number option_numbers[] = {
     {AT(subscribers), 1000, 1, 100000, "fanout: subscribers of the one topic"},
     {AT(pairs), 500, 1, 50000, "pairs: publishers, each with one subscriber"},
-    {AT(devices), 10000, 1, 4000000, "hold, steady: devices, each with its own topic"},
-    {AT(processes), 0, 0, PROCESSES_MAX, "hold, steady: 0 = as few as descriptors allow"},
+    {AT(publishers), 1, 1, 100000, "publish: publishers, each with its own topic"},
+    {AT(devices), 10000, 1, 4000000, "hold, steady, resume: devices"},
+    {AT(processes), 0, 0, PROCESSES_MAX, "of those; 0 = as few as descriptors allow"},
+    {AT(id_first), 0, 0, UINT32_MAX, "resume: number in the first client id"},
+    {AT(id_step), 1, 1, UINT32_MAX, "resume: from one client id to the next"},
+    {AT(present), 1, 0, 1, "resume: the server knows the devices; 0 = they subscribe"},
+    {AT(quiet_ms), 300, 0, 600000, "resume: nothing may come for so long, at the end"},
     {AT(payload_bytes), 100, PAYLOAD_BYTES_MIN, PAYLOAD_BYTES_MAX, "payload of a message"},
     {AT(qos), 0, 0, 1, "of publishes and subscriptions"},
     {AT(window), 1, 1, 32768, "messages in flight for each publisher"},
     {AT(batch), 0, 0, 32768, "free places before more is sent; 0 = a quarter of the window"},
-    {AT(messages), 0, 0, 1000000000, "of each publisher, then end; 0 = by time"},
+    {AT(messages), 0, 0, 1000000000, "of each publisher; resume: for each device; 0 = by time"},
     {AT(warmup_ms), 300, 0, 600000, "published before measuring"},
     {AT(measure_ms), 2000, 1, 3600000, "measured; hold, steady: published"},
     {AT(hold_ms), 0, 0, 86400000, "hold, steady: idle time before publishing"},
@@ -78,9 +88,12 @@ static const struct option_number option_numbers[] = {
 
 static void usage(const char *what, const char *argument) {
   fprintf(stderr, "%s \"%s\"\n", what, argument);
-  fprintf(stderr, "Usage: load fanout|pairs|hold|steady key=value ...\n");
+  fprintf(stderr, "Usage: load fanout|pairs|publish|hold|steady|resume key=value ...\n");
   fprintf(stderr, "  server=127.0.0.1:1883 numeric address and port\n");
-  fprintf(stderr, "  protocol=mqtt\n  pids= of the server; their children count too\n");
+  fprintf(stderr, "  protocol=mqtt or, to publish, http\n");
+  fprintf(stderr, "  pids= of the server; their children count too\n");
+  fprintf(stderr, "  prefix=device resume: client ids are prefix-number\n");
+  fprintf(stderr, "  topic=fleet/news resume: of every message\n");
   for (size_t i = 0; i < OPTION_NUMBERS_COUNT; i++) {
     const struct option_number *o = &option_numbers[i];
     fprintf(stderr, "  %s=%llu %s\n", o->name, (unsigned long long)o->initial, o->meaning);
@@ -139,6 +152,12 @@ static void parse_pids(struct options *o, const char *text) {
   }
 }
 
+static void parse_protocol(struct options *o, const char *name) {
+  if (!strcmp(name, framing_mqtt.name)) o->framing = &framing_mqtt;
+  else if (!strcmp(name, framing_http.name)) o->framing = &framing_http;
+  else usage("Unknown protocol", name);
+}
+
 static bool parse_number(struct options *o, const char *argument) {
   for (size_t i = 0; i < OPTION_NUMBERS_COUNT; i++) {
     const struct option_number *n = &option_numbers[i];
@@ -158,6 +177,8 @@ static bool parse_number(struct options *o, const char *argument) {
 static void parse_options(struct options *o, int count, char **arguments) {
   memset(o, 0, sizeof *o);
   o->framing = &framing_mqtt;
+  o->prefix = "device";
+  o->topic = "fleet/news";
   parse_server(o, "127.0.0.1:1883");
   for (size_t i = 0; i < OPTION_NUMBERS_COUNT; i++) {
     memcpy((char *)o + option_numbers[i].at, &option_numbers[i].initial, sizeof(uint64_t));
@@ -169,7 +190,11 @@ static void parse_options(struct options *o, int count, char **arguments) {
     } else if (!strncmp(argument, "pids=", 5)) {
       parse_pids(o, argument + 5);
     } else if (!strncmp(argument, "protocol=", 9)) {
-      if (strcmp(argument + 9, framing_mqtt.name)) usage("Unknown", argument);
+      parse_protocol(o, argument + 9);
+    } else if (!strncmp(argument, "prefix=", 7)) {
+      o->prefix = argument + 7;
+    } else if (!strncmp(argument, "topic=", 6)) {
+      o->topic = argument + 6;
     } else if (!parse_number(o, argument)) {
       usage("Unknown", argument);
     }
@@ -177,6 +202,7 @@ static void parse_options(struct options *o, int count, char **arguments) {
   if (o->batch == 0) o->batch = o->window / 4 ? o->window / 4 : 1;
   if (o->batch > o->window) o->batch = o->window;
   if (o->connect_ms == 0) o->connect_ms = 10000 + o->devices / 2;
+  if (strlen(o->topic) >= TOPIC_BYTES_MAX) usage("Cannot use topic: too long", o->topic);
 }
 
 /* ------------------------------------------------------------------ messages */
@@ -400,16 +426,18 @@ static void print_begin(const char *mode, const struct options *o) {
   print_number("payload_bytes", (double)o->payload_bytes);
 }
 
-/* ------------------------------------------------------------------ fanout and pairs
+/* ------------------------------------------------------------------ fanout, pairs and publish
  *
- * Both are streams: a publisher, its topic, the subscribers of that topic. fanout is one stream
- * with many subscribers, pairs are many streams with one. Connection numbers: publishers first,
- * then the subscribers, stream by stream. */
+ * All are streams: a publisher, its topic, the subscribers of that topic. fanout is one stream
+ * with many subscribers, pairs are many streams with one, publish is streams without any, where the
+ * acknowledgement of a message counts as its delivery. Connection numbers: publishers first, then
+ * the subscribers, stream by stream. */
 
 struct stream {
   uint64_t sent;
   uint64_t done;     /* messages that every subscriber has, or has missed */
   uint32_t *pending; /* ring: how many subscribers still wait for message number & ring_mask */
+  uint64_t *sent_ns; /* ring: when it was sent; NULL = the message itself says so */
   bool dirty;        /* in the list of those that may have room to publish */
 };
 
@@ -450,7 +478,15 @@ static void streams_on_message(struct client *cl, struct conn *c, const struct f
 }
 
 static void streams_on_ack(struct client *cl, struct conn *c) {
-  stream_touch(cl->owner, c->index);
+  struct streams *all = cl->owner;
+  struct stream *s = &all->all[c->index];
+  stream_touch(all, c->index);
+  if (all->subscribers_each > 0) return;
+  if (all->recording) {
+    histogram_record(&all->latency, monotonic_ns() - s->sent_ns[s->done & all->ring_mask]);
+  }
+  s->done++;
+  all->verdict.deliveries++;
 }
 
 /* Messages that the stream's window has room for. With QoS 1 a message is in flight until every
@@ -476,6 +512,7 @@ static void stream_publish(struct streams *all, uint32_t index) {
   uint64_t now_ns = room ? monotonic_ns() : 0;
   for (; room > 0; room--) {
     s->pending[s->sent & all->ring_mask] = all->subscribers_each;
+    if (s->sent_ns) s->sent_ns[s->sent & all->ring_mask] = now_ns;
     batch_add(all->batch, all->o, all->cl, publisher, publisher->topic, s->sent, s->sent, now_ns);
     s->sent++;
     all->messages++;
@@ -550,6 +587,8 @@ static struct streams *streams_make(const struct options *o, struct client *cl, 
   }
   for (uint32_t i = 0; i < count; i++) {
     all->all[i].pending = allocate(ring_size, sizeof *all->all[i].pending);
+    if (subscribers_each > 0) continue;
+    all->all[i].sent_ns = allocate(ring_size, sizeof *all->all[i].sent_ns);
   }
   cl->owner = all;
   cl->on_message = streams_on_message;
@@ -632,6 +671,11 @@ static int run_streams(const char *mode, const struct options *o, uint32_t count
   return problem[0] ? 1 : 0;
 }
 
+static int run_publish(const char *mode, const struct options *o) {
+  if (o->qos == 0) usage("Cannot publish without acknowledgements:", "qos=0");
+  return run_streams(mode, o, (uint32_t)o->publishers, 0);
+}
+
 /* ------------------------------------------------------------------ hold and steady
  *
  * A fleet: devices with a topic each, in as many processes as descriptors demand. Every process has
@@ -642,7 +686,8 @@ enum fleet_phase { FLEET_CONNECT = 0, FLEET_HOLD, FLEET_PUBLISH, FLEET_DRAIN };
 
 /* What one process of the fleet has to say. */
 struct fleet_slot {
-  atomic_bool settled; /* every device is ready or has failed */
+  atomic_bool settled;  /* every device is ready or has failed */
+  atomic_bool finished; /* resume: every device has everything, or never will */
   struct client_counts counts;
   struct verdict verdict;
   struct histogram latency;
@@ -871,6 +916,21 @@ static void fleet_sum(const struct fleet_board *board, uint32_t processes, struc
   }
 }
 
+static struct fleet_board *fleet_board_make(void) {
+  void *board = mmap(NULL, sizeof(struct fleet_board), PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (board == MAP_FAILED) usage("Cannot allocate", "shared memory");
+  return board;
+}
+
+static void fleet_join(const pid_t *pids, uint32_t processes) {
+  for (uint32_t i = 0; i < processes; i++) {
+    int status = 0;
+    waitpid(pids[i], &status, 0);
+    if (status) problem_set("process %u of the fleet ended with status %d", i, status);
+  }
+}
+
 enum fleet_moment { EMPTY, CONNECTED, HELD, PUBLISHED, FLEET_MOMENTS };
 
 static void fleet_report(const char *mode, const struct options *o, uint32_t processes,
@@ -912,12 +972,10 @@ static void fleet_report(const char *mode, const struct options *o, uint32_t pro
 
 static int run_fleet(const char *mode, const struct options *o) {
   uint32_t processes = fleet_processes(o);
-  struct fleet_board *board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE,
-                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  struct fleet_board *board = fleet_board_make();
   static pid_t pids[PROCESSES_MAX];
   static struct fleet_slot sum;
   struct sample at[FLEET_MOMENTS];
-  if (board == MAP_FAILED) usage("Cannot allocate", "shared memory");
   at[EMPTY] = sample_take(o, 0, 0);
   for (uint32_t i = 0; i < processes; i++) {
     pids[i] = fork();
@@ -930,15 +988,13 @@ static int run_fleet(const char *mode, const struct options *o) {
   atomic_store(&board->phase, FLEET_HOLD);
   fleet_wait(o->hold_ms);
   at[HELD] = sample_take(o, 0, 0);
+  /* Whoever started this may look at the server now. */
+  fprintf(stderr, "held\n");
   atomic_store(&board->phase, FLEET_PUBLISH);
   fleet_wait(o->measure_ms);
   at[PUBLISHED] = sample_take(o, 0, 0);
   atomic_store(&board->phase, FLEET_DRAIN);
-  for (uint32_t i = 0; i < processes; i++) {
-    int status = 0;
-    waitpid(pids[i], &status, 0);
-    if (status) problem_set("process %u of the fleet ended with status %d", i, status);
-  }
+  fleet_join(pids, processes);
   fleet_sum(board, processes, &sum);
   problems_find(&sum.verdict, &sum.counts, sum.last_errno);
   if (sum.counts.pings > sum.counts.pongs + o->devices / 100 + processes) {
@@ -949,6 +1005,8 @@ static int run_fleet(const char *mode, const struct options *o) {
   return problem[0] ? 1 : 0;
 }
 
+#include "resume.h"
+
 int main(int argc, char **argv) {
   static struct options o;
   if (argc < 2) usage("Missing mode", "");
@@ -958,6 +1016,8 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (!strcmp(mode, "fanout")) return run_streams(mode, &o, 1, (uint32_t)o.subscribers);
   if (!strcmp(mode, "pairs")) return run_streams(mode, &o, (uint32_t)o.pairs, 1);
+  if (!strcmp(mode, "publish")) return run_publish(mode, &o);
+  if (!strcmp(mode, "resume")) return run_resume(mode, &o);
   if (!strcmp(mode, "hold") || !strcmp(mode, "steady")) return run_fleet(mode, &o);
   usage("Unknown mode", mode);
 }

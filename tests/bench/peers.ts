@@ -3,12 +3,12 @@
  * its own, and stopped again by the process ids that it was given. What is not installed is said,
  * and the run goes on without it.
  */
-import { ensure_program } from "./build.ts";
+import { cache_directory, ensure_program } from "./build.ts";
 
 const project = new URL("../../", import.meta.url);
 const host = "127.0.0.1";
-/** Longwire builds its library when it starts for the first time. */
-const ready_ms = 60_000;
+/** Longwire builds its library when it starts for the first time, and reads a million sessions. */
+const ready_ms = 180_000;
 const stop_ms = 5_000;
 /** Of a peer's output, kept to say why it ended. */
 const output_chars_max = 4096;
@@ -18,10 +18,14 @@ export class NotInstalled extends Error {
   override readonly name = "NotInstalled";
 }
 
-/** How to run a peer: what to execute and where it will listen for MQTT. */
-interface Launch {
+/** How to run a peer. */
+export interface Launch {
   readonly command: string;
   readonly args: readonly string[];
+  /** Where it listens for HTTP; absent = it does not. */
+  readonly http_port?: number;
+  /** Where V8's inspector listens; absent = it does not. */
+  readonly inspect_port?: number;
 }
 
 /** One kind of peer. */
@@ -37,9 +41,13 @@ export interface PeerKind {
 export interface PeerOptions {
   /** Command that starts Longwire, words separated by spaces; undefined = that of `task start`. */
   readonly longwire?: string | undefined;
+  /** Settings that Longwire gets in addition, words separated by spaces. */
+  readonly settings?: string | undefined;
+  /** Longwire's heap is to be looked at. */
+  readonly is_inspected?: boolean;
 }
 
-function free_port(): number {
+export function free_port(): number {
   const listener = Deno.listen({ hostname: host, port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   listener.close();
@@ -47,7 +55,7 @@ function free_port(): number {
 }
 
 /** Debian keeps servers in /usr/sbin, which the PATH of a user need not name. */
-function find_program(name: string): string {
+export function find_program(name: string): string {
   const directories = [...(Deno.env.get("PATH") ?? "").split(":"), "/usr/local/sbin", "/usr/sbin"];
   for (const directory of directories) {
     try {
@@ -99,15 +107,24 @@ async function start_task(): Promise<string> {
   throw new NotInstalled('deno.json has no task "start" that is one plain "deno run"');
 }
 
-async function launch_longwire(
+function words(text: string): string[] {
+  return text.trim().split(/\s+/).filter((word) => word !== "");
+}
+
+/** Starts Longwire on a data directory that may have something in it. */
+export async function launch_longwire(
   port: number,
   data: string,
   options: PeerOptions,
 ): Promise<Launch> {
-  const [command = "", ...args] = (options.longwire ?? await start_task()).trim().split(/\s+/);
-  const settings = ["--mqtt", `${host}:${port}`, "--http", `${host}:0`, "--device", `${host}:0`];
-  settings.push("--data", data, "--log_level", "warn");
-  return { command: command === "deno" ? Deno.execPath() : command, args: [...args, ...settings] };
+  const [command = "", ...args] = words(options.longwire ?? await start_task());
+  const http_port = free_port();
+  const inspect_port = options.is_inspected && args[0] === "run" ? free_port() : undefined;
+  if (inspect_port !== undefined) args.splice(1, 0, `--inspect=${host}:${inspect_port}`);
+  args.push("--mqtt", `${host}:${port}`, "--http", `${host}:${http_port}`, "--device", `${host}:0`);
+  args.push("--data", data, "--log_level", "warn", ...words(options.settings ?? ""));
+  const launch = { command: command === "deno" ? Deno.execPath() : command, args, http_port };
+  return inspect_port === undefined ? launch : { ...launch, inspect_port };
 }
 
 /** Every peer, by the name that --peers takes. */
@@ -123,6 +140,15 @@ export const peer_kinds: readonly PeerKind[] = [
     launch: (port, _directory, options) => launch_longwire(port, "memory", options),
   },
   {
+    name: "longwire-normal",
+    about:
+      "Longwire with --synchronous normal: no wait for the disk, a power cut may cost something",
+    launch: async (port, directory, options) => {
+      const { args, ...rest } = await launch_longwire(port, `${directory}/data`, options);
+      return { ...rest, args: [...args, "--synchronous", "normal"] };
+    },
+  },
+  {
     name: "mosquitto",
     about: "no persistence, queues unlimited, TCP_NODELAY",
     version: ["mosquitto", "-h"],
@@ -130,13 +156,13 @@ export const peer_kinds: readonly PeerKind[] = [
   },
   {
     name: "mosquitto-persistent",
-    about: "the same with persistence true",
+    about: "the same with persistence true: in memory, written every 30 minutes and at its end",
     version: ["mosquitto", "-h"],
     launch: (port, directory) => launch_mosquitto(port, directory, true),
   },
   {
     name: "nats",
-    about: "nats-server, its MQTT listener on JetStream (file store)",
+    about: "nats-server, its MQTT listener on JetStream (file store, synced every 2 minutes)",
     version: ["nats-server", "--version"],
     launch: launch_nats,
   },
@@ -159,13 +185,17 @@ export async function peer_version(kind: PeerKind): Promise<string> {
 /** A running peer. */
 export class Peer {
   #child: Deno.ChildProcess;
-  #directory: string;
   #output = "";
+  #ready_s = 0;
   #ended = false;
   #read: Promise<unknown>;
 
-  private constructor(readonly port: number, directory: string, launch: Launch) {
-    this.#directory = directory;
+  private constructor(
+    readonly port: number,
+    /** What it stores lies here, and goes with it. */
+    readonly directory: string,
+    readonly launch: Launch,
+  ) {
     this.#child = new Deno.Command(launch.command, {
       args: [...launch.args],
       cwd: project,
@@ -183,11 +213,19 @@ export class Peer {
    */
   static async start(kind: PeerKind, options: PeerOptions): Promise<Peer> {
     const port = free_port();
-    const directory = await Deno.makeTempDir({ prefix: "longwire-bench-" });
+    // Beside the project, not in /tmp: that may be memory, where writing through costs nothing.
+    await Deno.mkdir(cache_directory, { recursive: true });
+    const directory = await Deno.makeTempDir({
+      dir: decodeURIComponent(cache_directory.pathname),
+      prefix: "bench_data_",
+    });
     let peer: Peer | undefined;
     try {
-      peer = new Peer(port, directory, await kind.launch(port, directory, options));
+      const launch = await kind.launch(port, directory, options);
+      const started_ms = performance.now();
+      peer = new Peer(port, directory, launch);
       await peer.#ready();
+      peer.#ready_s = (performance.now() - started_ms) / 1000;
       return peer;
     } catch (error) {
       if (peer) await peer.stop();
@@ -200,6 +238,17 @@ export class Peer {
   /** `server=` of the load generator. */
   get address(): string {
     return `${host}:${this.port}`;
+  }
+
+  /** The same of its HTTP; undefined = it has none. */
+  get http_address(): string | undefined {
+    const { http_port } = this.launch;
+    return http_port === undefined ? undefined : `${host}:${http_port}`;
+  }
+
+  /** From its start until it accepted connections. */
+  get ready_s(): number {
+    return this.#ready_s;
   }
 
   /** The process that was started; it may have children. */
@@ -226,7 +275,7 @@ export class Peer {
     await this.#child.status;
     clearTimeout(timer);
     await this.#read;
-    await Deno.remove(this.#directory, { recursive: true }).catch(() => {});
+    await Deno.remove(this.directory, { recursive: true }).catch(() => {});
   }
 
   async #keep(stream: ReadableStream<Uint8Array>): Promise<void> {

@@ -1,6 +1,4 @@
-/**
- * Turns the runs of a scenario into a table for people. Pure but for reading what machine this is.
- */
+/** Turns the runs of a scenario into a table for people. Pure. */
 /** What load.c prints; which fields there are depends on its mode. */
 export interface LoadResult {
   readonly ok: boolean;
@@ -17,16 +15,16 @@ export interface PeerRuns {
   readonly runs: LoadResult[];
 }
 
+/** Which columns a scenario is shown with. */
+export type TableKind = "stream" | "durable" | "fleet";
+
 /** A scenario with its results. */
 export interface ScenarioRuns {
   readonly name: string;
   readonly title: string;
-  readonly fleet: boolean;
+  readonly table: TableKind;
   readonly peers: readonly PeerRuns[];
 }
-
-/** What the others are measured by, where it takes part. */
-const yardsticks = ["mosquitto", "raw"] as const;
 
 /** NaN when there is nothing to take it of. */
 export function median(values: readonly number[]): number {
@@ -51,7 +49,7 @@ export function ratio(of: PeerRuns, to: PeerRuns | undefined, name: string): num
   return median(of.runs.map((run, round) => field(run, name) / field(to?.runs[round], name)));
 }
 
-function rounded(value: number, digits: number): string {
+export function rounded(value: number, digits: number): string {
   if (!Number.isFinite(value)) return "-";
   return value.toLocaleString("en-US", {
     minimumFractionDigits: digits,
@@ -76,11 +74,18 @@ function median_column(title: string, name: string, digits: number, scale = 1): 
   return [title, ({ runs }) => rounded(median(fields(runs, name)) * scale, digits)];
 }
 
-const ratio_columns = yardsticks.map((yardstick): Column => [
-  `x ${yardstick}`,
-  (peer, all) =>
-    rounded(ratio(peer, all.peers.find((one) => one.peer === yardstick), "deliveries_per_s"), 2),
-]);
+/** What the others are measured by, where it takes part. */
+function ratio_column(yardstick: string): Column {
+  return [`x ${yardstick}`, (peer, all) => {
+    const other = all.peers.find((one) => one.peer === yardstick);
+    return rounded(ratio(peer, other, "deliveries_per_s"), 2);
+  }];
+}
+
+const min_max_column: Column = ["min - max", ({ runs }) => {
+  const all = fields(runs, "deliveries_per_s");
+  return `${rounded(Math.min(...all), 0)} - ${rounded(Math.max(...all), 0)}`;
+}];
 
 const generator_column: Column = [
   "generator",
@@ -93,21 +98,38 @@ const generator_column: Column = [
 const stream_columns: readonly Column[] = [
   peer_column,
   median_column("deliveries/s", "deliveries_per_s", 0),
-  ["min - max", ({ runs }) => {
-    const all = fields(runs, "deliveries_per_s");
-    return `${rounded(Math.min(...all), 0)} - ${rounded(Math.max(...all), 0)}`;
-  }],
+  min_max_column,
   median_column("server us/delivery", "server_cpu_us_per_delivery", 2),
   ["P50 ms", ({ runs }) => latency_ms(runs, "p50")],
   ["P99 ms", ({ runs }) => latency_ms(runs, "p99")],
   generator_column,
-  ...ratio_columns,
+  ratio_column("mosquitto"),
+  ratio_column("raw"),
+];
+
+/** A delivery here is the acknowledgement of a publish. */
+const durable_columns: readonly Column[] = [
+  peer_column,
+  median_column("publishes/s", "deliveries_per_s", 0),
+  min_max_column,
+  median_column("server us/publish", "server_cpu_us_per_delivery", 1),
+  ["P50 ms", ({ runs }) => latency_ms(runs, "p50")],
+  ["P99 ms", ({ runs }) => latency_ms(runs, "p99")],
+  ["max ms", ({ runs }) => latency_ms(runs, "max")],
+  // The worst of all rounds, and how late the probe itself woke in its worst.
+  ["stall ms", ({ runs }) => rounded(Math.max(...fields(runs, "stall_us_max")) / 1000, 1)],
+  ["machine ms", ({ runs }) => rounded(Math.max(...fields(runs, "probe_late_us_max")) / 1000, 1)],
+  generator_column,
+  ratio_column("mosquitto-persistent"),
+  ratio_column("nats"),
 ];
 
 const fleet_columns: readonly Column[] = [
   peer_column,
   median_column("connects/s", "connects_per_s", 0),
   median_column("bytes/device", "server_rss_bytes_per_device", 0),
+  median_column("of it JS", "heap_bytes_per_device", 0),
+  median_column("both ends", "machine_bytes_per_device", 0),
   ["idle CPU", ({ runs }) => {
     // Without a time of holding there is nothing to divide by.
     const held = runs.filter((run) => field(run, "hold_s") > 0.1);
@@ -123,7 +145,14 @@ const fleet_columns: readonly Column[] = [
   generator_column,
 ];
 
-function print_rows(rows: readonly (readonly string[])[]): void {
+const columns_of: Readonly<Record<TableKind, readonly Column[]>> = {
+  stream: stream_columns,
+  durable: durable_columns,
+  fleet: fleet_columns,
+};
+
+/** Columns side by side, the first one to the left. */
+export function print_rows(rows: readonly (readonly string[])[]): void {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   for (const row of rows) {
     const cells = row.map((cell, column) =>
@@ -135,7 +164,7 @@ function print_rows(rows: readonly (readonly string[])[]): void {
 
 /** One table, with a line below it for each peer that failed or is missing. */
 export function print_table(scenario: ScenarioRuns): void {
-  const columns = scenario.fleet ? fleet_columns : stream_columns;
+  const columns = columns_of[scenario.table];
   const present = scenario.peers.filter(({ runs }) => runs.some((run) => run.ok));
   console.log(scenario.title);
   print_rows([
@@ -149,17 +178,4 @@ export function print_table(scenario: ScenarioRuns): void {
     console.log(`  ${peer}: ${failed.length} of ${runs.length} failed: ${failed[0]!.problem}`);
   }
   console.log();
-}
-
-/** Kernel, processor and cores. */
-export async function machine_line(): Promise<string> {
-  let model = "unknown processor";
-  try {
-    // Deno itself opens /proc only to those who may do everything.
-    const out = await new Deno.Command("cat", { args: ["/proc/cpuinfo"] }).output();
-    model = /^model name\s*:\s*(.+)$/m.exec(new TextDecoder().decode(out.stdout))?.[1] ?? model;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  return `Linux ${Deno.osRelease()}, ${model}, ${navigator.hardwareConcurrency} cores`;
 }

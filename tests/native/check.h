@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PROBLEMS_SHOWN 40u
+#define PROBLEMS_SHOWN 15u
 
 /* Of all threads. */
 static atomic_uint check_problems;

@@ -1,12 +1,13 @@
 /* The reactor's parts, each alone: tables and naive models in one process, no sockets.
  * unit [seed] */
-#define _GNU_SOURCE
-#include <time.h>
+#include "stub_rig.h"
 
 #include "unit_audience.h"
 #include "unit_inflight.h"
 #include "unit_out_queue.h"
 #include "unit_queues.h"
+#include "unit_reactor.h"
+#include "unit_stream.h"
 #include "unit_wheel.h"
 
 int main(int argc, char **argv) {
@@ -19,6 +20,8 @@ int main(int argc, char **argv) {
   unit_command_queue(seed);
   unit_inflight(seed);
   unit_out_queue(seed);
+  unit_stream();
+  unit_reactor(seed);
   unsigned problems = atomic_load(&check_problems);
   if (problems > 0) fprintf(stderr, "%u problems\n", problems);
   return problems > 0;

@@ -53,26 +53,26 @@ struct wheel_rig {
   uint8_t is_armed[WHEEL_SLOTS];
 };
 
-static struct timer_node *rig_node(void *owner, uint32_t slot) {
+static struct timer_node *wheel_rig_node(void *owner, uint32_t slot) {
   return &((struct wheel_rig *)owner)->nodes[slot];
 }
 
-static void rig_arm(struct wheel_rig *rig, uint32_t slot, uint32_t delay_ms) {
-  wheel_arm(&rig->wheel, rig_node, rig, slot, delay_ms);
+static void wheel_rig_arm(struct wheel_rig *rig, uint32_t slot, uint32_t delay_ms) {
+  wheel_arm(&rig->wheel, wheel_rig_node, rig, slot, delay_ms);
   rig->is_armed[slot] = 1;
   rig->due_tick[slot] = rig->wheel.tick + delay_ms / WHEEL_TICK_MS;
 }
 
-static void rig_disarm(struct wheel_rig *rig, uint32_t slot) {
-  wheel_disarm(&rig->wheel, rig_node, rig, slot);
+static void wheel_rig_disarm(struct wheel_rig *rig, uint32_t slot) {
+  wheel_disarm(&rig->wheel, wheel_rig_node, rig, slot);
   rig->is_armed[slot] = 0;
 }
 
 /* Turns the wheel to a tick; checks that what fires was armed and is not early. Returns how many fired. */
-static uint32_t rig_turn(struct wheel_rig *rig, uint32_t tick) {
+static uint32_t wheel_rig_turn(struct wheel_rig *rig, uint32_t tick) {
   uint32_t fired = 0;
   uint32_t slot;
-  while ((slot = wheel_expired(&rig->wheel, rig_node, rig, tick)) != WHEEL_NONE) {
+  while ((slot = wheel_expired(&rig->wheel, wheel_rig_node, rig, tick)) != WHEEL_NONE) {
     CHECK(slot < WHEEL_SLOTS && rig->is_armed[slot], "slot %u fired", slot);
     uint32_t ticks_early = rig->due_tick[slot] - rig->wheel.tick;
     CHECK((int32_t)ticks_early <= 0, "slot %u is %u ticks early", slot, ticks_early);
@@ -87,25 +87,25 @@ static void unit_wheel_cases(void) {
   struct wheel_rig rig = {0};
   wheel_open(&rig.wheel);
   CHECK(wheel_wait_ms(&rig.wheel, 0) == -1, "an empty wheel waits for nothing");
-  rig_arm(&rig, 1, 0);
-  rig_arm(&rig, 2, 0);
-  rig_arm(&rig, 3, 1000);
-  rig_disarm(&rig, 2); /* at the head of its bucket */
-  CHECK(rig_turn(&rig, 1) == 0, "a timer fires at the next tick");
+  wheel_rig_arm(&rig, 1, 0);
+  wheel_rig_arm(&rig, 2, 0);
+  wheel_rig_arm(&rig, 3, 1000);
+  wheel_rig_disarm(&rig, 2); /* at the head of its bucket */
+  CHECK(wheel_rig_turn(&rig, 1) == 0, "a timer fires at the next tick");
   int wait_ms = wheel_wait_ms(&rig.wheel, 64);
   CHECK(wait_ms > 0 && wait_ms <= 128, "waits %d ms", wait_ms);
-  CHECK(rig_turn(&rig, 3) == 1, "slot 1 is due");
-  rig_arm(&rig, 4, 900);
-  rig_arm(&rig, 5, 900);
-  rig_arm(&rig, 6, 900);
-  rig_disarm(&rig, 5); /* in the middle */
-  rig_disarm(&rig, 4); /* at the end */
-  CHECK(rig_turn(&rig, 1000) == 2, "slots 3 and 6 are due");
+  CHECK(wheel_rig_turn(&rig, 3) == 1, "slot 1 is due");
+  wheel_rig_arm(&rig, 4, 900);
+  wheel_rig_arm(&rig, 5, 900);
+  wheel_rig_arm(&rig, 6, 900);
+  wheel_rig_disarm(&rig, 5); /* in the middle */
+  wheel_rig_disarm(&rig, 4); /* at the end */
+  CHECK(wheel_rig_turn(&rig, 1000) == 2, "slots 3 and 6 are due");
   CHECK(rig.wheel.armed == 0, "%u are armed", rig.wheel.armed);
   /* Later than one turn of the wheel: fires early, and whoever it wakes arms it again. */
-  wheel_arm(&rig.wheel, rig_node, &rig, 7, 10 * 60 * 1000);
-  CHECK(wheel_expired(&rig.wheel, rig_node, &rig, 1000 + WHEEL_BUCKETS) == 7, "not at its end");
-  CHECK(wheel_expired(&rig.wheel, rig_node, &rig, 1000 + WHEEL_BUCKETS) == WHEEL_NONE, "twice");
+  wheel_arm(&rig.wheel, wheel_rig_node, &rig, 7, 10 * 60 * 1000);
+  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == 7, "not at its end");
+  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == WHEEL_NONE, "twice");
 }
 
 /* Random timers while the tick counter wraps: 8.7 years of uptime. */
@@ -116,10 +116,10 @@ static void unit_wheel_random(uint64_t seed) {
   rig.wheel.tick = tick;
   for (int step = 0; step < 20000; step++) {
     uint32_t slot = random_below(&seed, WHEEL_SLOTS);
-    if (rig.is_armed[slot]) rig_disarm(&rig, slot);
-    else rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
+    if (rig.is_armed[slot]) wheel_rig_disarm(&rig, slot);
+    else wheel_rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
     if (random_chance(&seed, 50)) tick += random_below(&seed, 4);
-    rig_turn(&rig, tick);
+    wheel_rig_turn(&rig, tick);
     for (uint32_t i = 0; i < WHEEL_SLOTS; i++) {
       if (!rig.is_armed[i]) continue;
       int32_t ticks_late = (int32_t)(tick - rig.due_tick[i]);

@@ -23,6 +23,7 @@ export class Gone extends Error {}
 /** The service's end of one connection. */
 export class Peer {
   readonly #decoder = new Decoder();
+  #closed = false;
   /** Frames sent by the client so far. */
   readonly frames: Frame[] = [];
   /** Bytes after which the connection is cut, in either direction; Infinity = never. */
@@ -83,10 +84,17 @@ export class Peer {
     }
   }
 
+  /** Cuts the connection; may be called twice. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.socket.close();
+  }
+
   #spend(bytes: number): void {
     this.bytes_left -= bytes;
     if (this.bytes_left > 0) return;
-    this.socket.close();
+    this.close();
     throw new Gone();
   }
 
@@ -132,11 +140,7 @@ export class PeerServer {
     } catch (error) {
       if (!(error instanceof Gone)) this.#failed.reject(error);
     }
-    try {
-      peer.socket.close();
-    } catch {
-      // The script has closed it.
-    }
+    peer.close();
   }
 
   /** Rejects with what a script throws, but Gone. */

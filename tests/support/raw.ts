@@ -1,4 +1,6 @@
-/** Connections byte by byte, for what no proper client would send, and for what it would never show. */
+/**
+ * Connections byte by byte, for what no proper client would send, and for what it would never show.
+ */
 import type { Address } from "../../core/config.ts";
 import type { StreamDecoder } from "../../core/protocol/incremental.ts";
 import * as longwire from "../../core/protocol/longwire.ts";
@@ -56,6 +58,15 @@ export class RawConnection<Packet> implements AsyncDisposable {
     }
     await this.#done;
   }
+}
+
+/** The packet, which must be of this type. */
+export function of_type<Packet extends { type: string }, Type extends Packet["type"]>(
+  packet: Packet | undefined,
+  type: Type,
+): Extract<Packet, { type: Type }> {
+  if (packet?.type === type) return packet as Extract<Packet, { type: Type }>;
+  throw new Error(`not ${type}: ${JSON.stringify(packet)}`);
 }
 
 function open({ host, port }: Address): Promise<Deno.TcpConn> {

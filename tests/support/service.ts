@@ -1,4 +1,6 @@
-/** The real service as a child process: started as `deno task start` does, on ports that are free. */
+/**
+ * The real service as a child process: started as `deno task start` does, on ports that are free.
+ */
 import type { Address } from "../../core/config.ts";
 import manifest from "../../deno.json" with { type: "json" };
 import { Program } from "./process.ts";
@@ -10,7 +12,10 @@ function task_args(task: "start" | "longwire"): string[] {
   return manifest.tasks[task].command.split(" ").slice(1);
 }
 
-/** Variables of whoever runs the tests must not change what is tested; an empty one is as good as none. */
+/**
+ * Variables of whoever runs the tests must not change what is tested; an empty one is as good as
+ * none.
+ */
 const own_settings = Object.fromEntries(
   Object.keys(Deno.env.toObject()).filter((name) => name.startsWith("LONGWIRE_")).map((name) => {
     return [name, ""];
@@ -35,6 +40,8 @@ const any_port = "127.0.0.1:0";
 export interface ServiceOptions extends RunOptions {
   /** A directory; "" = memory. */
   readonly data?: string;
+  /** Where devices find it; absent = on any free port. */
+  readonly device?: string;
   readonly args?: readonly string[];
 }
 
@@ -48,8 +55,10 @@ export class Service {
   ) {}
 
   /** Starts one and waits until it has said where it listens. */
-  static async start({ data = "", args = [], ...options }: ServiceOptions = {}): Promise<Service> {
-    const listeners = ["--http", any_port, "--mqtt", any_port, "--device", any_port];
+  static async start(
+    { data = "", device: place = any_port, args = [], ...options }: ServiceOptions = {},
+  ): Promise<Service> {
+    const listeners = ["--http", any_port, "--mqtt", any_port, "--device", place];
     const store = ["--data", data === "" ? "memory" : data];
     const program = run_main(["serve", ...listeners, ...store, ...args], options);
     const places: Record<string, string> = {};
@@ -59,8 +68,8 @@ export class Service {
         const code = await program.status();
         throw new Error(`the service ended with ${code}: ${program.stderr.seen.join("\n")}`);
       }
-      const place = /^ {2}(http|mqtt|device)\s+(\S+)$/.exec(line);
-      if (place !== null) places[place[1]] = place[2];
+      const found = /^ {2}(http|mqtt|device)\s+(\S+)$/.exec(line);
+      if (found !== null) places[found[1]] = found[2];
       else if (line.startsWith("Try")) break;
     }
     const { http, mqtt, device } = places;
@@ -86,7 +95,10 @@ export class Service {
     await this.stop();
   }
 
-  /** One value of /metrics: `longwire_connections`, `longwire_x_total{code="malformed"}`; 0 = not there. */
+  /**
+   * One value of /metrics: `longwire_connections`, `longwire_x_total{code="malformed"}`; 0 = not
+   * there.
+   */
   async metric(series: string): Promise<number> {
     const response = await fetch(`${this.http}/metrics`);
     const line = (await response.text()).split("\n").find((line) => line.startsWith(`${series} `));

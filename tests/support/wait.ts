@@ -1,4 +1,7 @@
-/** Waiting for what must happen, with a bound and a sentence for when it does not: never by sleeping. */
+/**
+ * Waiting for what must happen, with a bound and a sentence for when it does not: never by
+ * sleeping.
+ */
 
 /** How long anything that a test waits for may take, on a machine that is busy with other work. */
 export const patience_ms = 20_000;

@@ -1,0 +1,172 @@
+/** The scenarios that several peers run in turn: what load.c is told, and who takes part. */
+import { number_of, UsageError, type Values } from "./flags.ts";
+import type { TableKind } from "./report.ts";
+
+/** One scenario; --peers may say who takes part, --rounds and --seconds how often and how long. */
+export interface Scenario {
+  readonly name: string;
+  readonly title: string;
+  readonly args: readonly string[];
+  readonly peers: readonly string[];
+  readonly rounds: number;
+  readonly seconds: number;
+  readonly table: TableKind;
+  /** What load.c connects to. */
+  readonly over: "mqtt" | "http";
+  /** A device that is away has subscribed to everything, so there is somebody to keep it for. */
+  readonly has_keeper: boolean;
+  /** The event loop is watched where there is HTTP to ask. */
+  readonly is_probed: boolean;
+  /** The peer must have seen no devices before, because its memory is measured: how many come. */
+  readonly fleet_devices: number;
+  /** Longwire's heap is looked at, which costs it a little. */
+  readonly is_inspected: boolean;
+  /** Time that devices idle before anything is measured. */
+  readonly hold_ms: number;
+}
+
+const subscribers = 1000;
+const pairs = 500;
+const payload_bytes = 100;
+/** Messages in flight of the one publisher of a fan-out, and of each of the many of pairs. */
+const fanout_window = 64;
+const pairs_window = 16;
+
+function stream_scenario(mode: "fanout" | "pairs", qos: 0 | 1, pipelined: boolean): Scenario {
+  const window = pipelined ? (mode === "fanout" ? fanout_window : pairs_window) : 1;
+  const shape = mode === "fanout" ? `1 -> ${subscribers}` : `${pairs} -> ${pairs}`;
+  const pace = pipelined ? `pipelined (${window} in flight each)` : "one at a time";
+  const stored = ["longwire", "longwire-memory", "mosquitto", "nats", "raw"];
+  return {
+    name: `${mode}-qos${qos}-${pipelined ? "pipelined" : "one"}`,
+    title: `${mode}: ${shape}, ${payload_bytes} bytes, QoS ${qos}, ${pace}`,
+    args: [
+      mode,
+      `subscribers=${subscribers}`,
+      `pairs=${pairs}`,
+      `payload_bytes=${payload_bytes}`,
+      `qos=${qos}`,
+      `window=${window}`,
+    ],
+    // QoS 0 never touches the store: one Longwire is enough.
+    peers: qos === 0 ? stored.filter((name) => name !== "longwire-memory") : stored,
+    rounds: 3,
+    seconds: 1,
+    table: "stream",
+    over: "mqtt",
+    has_keeper: false,
+    is_probed: false,
+    is_inspected: false,
+    fleet_devices: 0,
+    hold_ms: 0,
+  };
+}
+
+function streams_of(mode: "fanout" | "pairs"): Scenario[] {
+  return ([0, 1] as const).flatMap((qos) =>
+    [true, false].map((pipelined) => stream_scenario(mode, qos, pipelined))
+  );
+}
+
+function durable_scenario(publishers: number, window: number, over: "mqtt" | "http"): Scenario {
+  const pace = window === 1 ? "one at a time each" : `${window} in flight`;
+  const who = publishers === 1 ? "1 publisher" : `${publishers} publishers`;
+  return {
+    name: `durable-${over}-${publishers}-${window === 1 ? "one" : "pipelined"}`,
+    title: `durable: ${who}, ${payload_bytes} bytes, ${over.toUpperCase()}, QoS 1, ${pace}, ` +
+      "kept for one device that is away",
+    args: [
+      "publish",
+      `publishers=${publishers}`,
+      `payload_bytes=${payload_bytes}`,
+      "qos=1",
+      `window=${window}`,
+      `protocol=${over}`,
+    ],
+    peers: over === "http"
+      ? ["longwire"]
+      : ["longwire", "longwire-normal", "mosquitto-persistent", "nats"],
+    rounds: 3,
+    seconds: 2,
+    table: "durable",
+    over,
+    has_keeper: true,
+    is_probed: true,
+    is_inspected: false,
+    fleet_devices: 0,
+    hold_ms: 0,
+  };
+}
+
+function durable_scenarios(): Scenario[] {
+  return [
+    durable_scenario(1, 1, "mqtt"),
+    durable_scenario(1, 64, "mqtt"),
+    durable_scenario(64, 1, "mqtt"),
+    durable_scenario(1000, 1, "mqtt"),
+    durable_scenario(1, 1, "http"),
+    durable_scenario(64, 1, "http"),
+    durable_scenario(1000, 1, "http"),
+  ];
+}
+
+function fleet_scenario(mode: "hold" | "steady", values: Values): Scenario {
+  const devices = number_of("devices", values.devices, 1, 4_000_000);
+  const hold_ms = mode === "hold" ? number_of("hold", values.hold, 0, 86_400) * 1000 : 0;
+  const ping_s = number_of("ping", values.ping, 0, 65_535);
+  // hold only shows that any device can be reached.
+  const rate_per_s = mode === "hold" ? 1000 : number_of("rate", values.rate, 1, 1e7);
+  return {
+    name: mode,
+    title: mode === "hold"
+      ? `hold: ${devices} devices for ${hold_ms / 1000} s, a heartbeat each in ${ping_s} s, ` +
+        `then ${rate_per_s} deliveries/s`
+      : `steady: ${devices} devices, ${rate_per_s} deliveries/s, ${payload_bytes} bytes, QoS 0`,
+    args: [
+      mode,
+      `devices=${devices}`,
+      `hold_ms=${Math.round(hold_ms)}`,
+      `ping_s=${ping_s}`,
+      `rate_per_s=${rate_per_s}`,
+      `payload_bytes=${payload_bytes}`,
+    ],
+    peers: ["longwire", "mosquitto", "nats", "raw"],
+    rounds: 1,
+    seconds: 10,
+    table: "fleet",
+    over: "mqtt",
+    has_keeper: false,
+    is_probed: false,
+    is_inspected: mode === "hold",
+    fleet_devices: devices,
+    hold_ms,
+  };
+}
+
+const groups: Record<string, (values: Values) => Scenario[]> = {
+  fanout: () => streams_of("fanout"),
+  pairs: () => streams_of("pairs"),
+  durable: () => durable_scenarios(),
+  hold: (values) => [fleet_scenario("hold", values)],
+  steady: (values) => [fleet_scenario("steady", values)],
+};
+
+/** The name of the scenario that is no comparison of peers: offline.ts runs it. */
+export const offline_name = "offline";
+
+/**
+ * The scenarios of these names, filtered by --only.
+ * @throws UsageError when there is no such scenario
+ */
+export function choose_scenarios(names: readonly string[], values: Values): Scenario[] {
+  const chosen = names.flatMap((name) => {
+    const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
+    if (make) return make(values);
+    const known = [...Object.keys(groups), offline_name].join(", ");
+    throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
+  });
+  const only = values.only ?? "";
+  const left = chosen.filter((scenario) => scenario.name.includes(only));
+  if (left.length === 0) throw new UsageError(`No scenario's name contains "${only}"`);
+  return left;
+}

@@ -1,0 +1,176 @@
+/* Hammers the reactor through real sockets: a host that does everything at random, clients that behave well
+ * or as badly as they can, and a model that knows what the well-behaved must get.
+ * hammer [seconds] [seed] [threads] */
+#include "reactor.c"
+
+#include <dirent.h>
+
+#include "hammer_client.h"
+#include "hammer_host_loop.h"
+
+#define CLIENT_THREADS 2u
+#define CLIENTS_PER_THREAD 40u
+/* Fewer than there are clients: some are told that there is no place. */
+#define CONNECTIONS_MAX 72u
+
+struct client_thread {
+  pthread_t thread;
+  uint64_t seed;
+  uint16_t ports[2];
+  struct client clients[CLIENTS_PER_THREAD];
+};
+
+static atomic_int is_ending;  /* no new links */
+static atomic_uint running; /* client threads */
+
+static void *client_run(void *argument) {
+  struct client_thread *t = argument;
+  for (uint32_t open = 1; open > 0 || !atomic_load(&is_ending);) {
+    open = 0;
+    for (uint32_t i = 0; i < CLIENTS_PER_THREAD; i++) {
+      struct client *c = &t->clients[i];
+      if (c->link == NULL && !atomic_load(&is_ending) && random_chance(&t->seed, 5)) {
+        c->seed = random_u64(&t->seed);
+        client_begin(c, t->ports);
+      }
+      if (c->link != NULL) client_step(c);
+      open += c->link != NULL;
+    }
+    sleep_ms(1);
+  }
+  atomic_fetch_sub(&running, 1);
+  return NULL;
+}
+
+static uint32_t descriptor_count(void) {
+  uint32_t count = 0;
+  DIR *directory = opendir("/proc/self/fd");
+  if (directory == NULL) return 0;
+  while (readdir(directory) != NULL) count++;
+  closedir(directory);
+  return count;
+}
+
+static const struct lw_options hammer_options = {
+    .abi_version = LW_ABI_VERSION,
+    .size = sizeof(struct lw_options),
+    .connections_max = CONNECTIONS_MAX,
+    .ring_bytes = 128 << 10,
+    .frame_bytes_max = 48 << 10,
+    .handshake_frame_bytes_max = 4096,
+    .handshake_timeout_ms = 2500,
+    .out_queue_soft_bytes = 128 << 10,
+    .out_queue_hard_bytes = 256 << 10,
+    .write_stall_ms = 2500,
+    .linger_ms = 3000,
+    .command_queue_bytes_max = 64 << 20,
+};
+
+static uint16_t hammer_listen(struct lw_reactor *r, unsigned protocol) {
+  struct lw_listen_options o = {.size = sizeof o, .protocol = protocol, .busy_size = 5};
+  memcpy(o.address, "127.0.0.1", 10);
+  memcpy(o.busy, busy_words[protocol == LW_PROTOCOL_MQTT], 5);
+  int port = lw_listen(r, &o);
+  REQUIRE(port > 0, "lw_listen returned %d", port);
+  return (uint16_t)port;
+}
+
+/* Waits until the reactor has closed all that it still had. */
+static void await_quiet(struct host *h, struct waiter *w, struct lw_stats *stats) {
+  for (uint64_t end_ms = clock_ms() + PATIENCE_MS; clock_ms() < end_ms;) {
+    host_turn(h, w);
+    lw_stats(h->r, stats);
+    uint64_t closed = 0;
+    for (int i = 0; i < LW_CODE_COUNT; i++) closed += stats->closed[i];
+    if (h->open_count == 0 && stats->connections == 0 && closed >= stats->accepted) break;
+  }
+}
+
+static void check_end(const struct host *h, const struct lw_stats *s) {
+  uint64_t closed = 0;
+  for (int i = 0; i < LW_CODE_COUNT; i++) closed += s->closed[i];
+  CHECK(h->open_count == 0, "%u connections have not been closed", h->open_count);
+  CHECK(h->active_count == 0, "%u links are active", h->active_count);
+  CHECK(s->connections == 0, "%llu connections are left", (unsigned long long)s->connections);
+  CHECK(s->out_queue_bytes == 0, "%lld bytes wait", (long long)s->out_queue_bytes);
+  CHECK(closed == s->accepted, "%llu closed of %llu", (unsigned long long)closed,
+        (unsigned long long)s->accepted);
+  CHECK(s->frames_in == h->frames, "%llu frames of %llu", (unsigned long long)h->frames,
+        (unsigned long long)s->frames_in);
+  printf("%llu connections, %llu frames in, %llu messages, %llu deliveries, %llu behind, "
+         "%llu replayed, %llu stale, %llu times full, %llu turns\n",
+         (unsigned long long)s->accepted, (unsigned long long)s->frames_in,
+         (unsigned long long)h->publishes, (unsigned long long)s->deliveries,
+         (unsigned long long)h->behinds, (unsigned long long)h->delivers,
+         (unsigned long long)s->stale_commands, (unsigned long long)s->ring_full,
+         (unsigned long long)s->turns);
+  for (int i = 0; i < LW_CODE_COUNT; i++) {
+    if (s->closed[i] + s->dropped[i] == 0) continue;
+    printf("code %d: closed %llu, dropped %llu\n", i, (unsigned long long)s->closed[i],
+           (unsigned long long)s->dropped[i]);
+  }
+}
+
+static void hammer(uint64_t seed, uint32_t seconds, uint32_t thread_count) {
+  struct host *h = calloc(1, sizeof *h);
+  struct client_thread *threads = calloc(CLIENT_THREADS, sizeof *threads);
+  REQUIRE(h != NULL && threads != NULL, "no memory");
+  struct lw_options options = hammer_options;
+  options.thread_count = thread_count;
+  int error = lw_open(&options, &h->r);
+  REQUIRE(error == 0, "lw_open returned %d", error);
+  uint16_t ports[2];
+  for (int i = 0; i < 2; i++) ports[i] = hammer_listen(h->r, LW_PROTOCOL_LONGWIRE + (unsigned)i);
+  h->seed = random_u64(&seed);
+  struct waiter w = {.r = h->r};
+  pthread_mutex_init(&w.lock, NULL);
+  pthread_cond_init(&w.changed, NULL);
+  pthread_t waiting;
+  REQUIRE(pthread_create(&waiting, NULL, waiter_run, &w) == 0, "no thread");
+  atomic_store(&running, CLIENT_THREADS);
+  for (uint32_t i = 0; i < CLIENT_THREADS; i++) {
+    threads[i].seed = random_u64(&seed);
+    memcpy(threads[i].ports, ports, sizeof ports);
+    REQUIRE(pthread_create(&threads[i].thread, NULL, client_run, &threads[i]) == 0, "no thread");
+  }
+  uint64_t end_ms = clock_ms() + seconds * 1000ull;
+  while (atomic_load(&running) > 0) {
+    if (clock_ms() >= end_ms) {
+      atomic_store(&is_ending, 1);
+      h->is_ending = 1;
+    }
+    host_turn(h, &w);
+  }
+  for (uint32_t i = 0; i < CLIENT_THREADS; i++) pthread_join(threads[i].thread, NULL);
+  struct lw_stats stats;
+  lw_unlisten(h->r);
+  await_quiet(h, &w, &stats);
+  pthread_mutex_lock(&w.lock);
+  w.is_over = 1;
+  pthread_cond_broadcast(&w.changed);
+  pthread_mutex_unlock(&w.lock);
+  pthread_join(waiting, NULL);
+  check_end(h, &stats);
+  lw_close(h->r);
+  free(h->commands.bytes);
+  free(h->log);
+  free(h);
+  free(threads);
+}
+
+int main(int argc, char **argv) {
+  uint32_t seconds = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 0) : 10;
+  uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL);
+  uint32_t thread_count = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 0) : 2;
+  REQUIRE(thread_count >= 1 && thread_count <= HOST_THREADS_MAX, "1 to %u threads", HOST_THREADS_MAX);
+  printf("%s, seed %llu, %u threads\n", lw_backend(), (unsigned long long)seed, thread_count);
+  fflush(stdout);
+  uint32_t descriptors = descriptor_count();
+  hammer(seed, seconds, thread_count);
+  CHECK(descriptor_count() == descriptors, "%u descriptors, %u at the start", descriptor_count(),
+        descriptors);
+  links_free();
+  unsigned problems = atomic_load(&check_problems);
+  if (problems > 0) fprintf(stderr, "%u problems\n", problems);
+  return problems > 0;
+}

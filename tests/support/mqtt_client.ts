@@ -1,0 +1,245 @@
+/**
+ * A client of MQTT 3.1.1 and 5 for tests, packet by packet: it does nothing of its own accord, so a
+ * test says exactly what is sent and sees exactly what comes.
+ */
+import type { Address } from "../../core/config.ts";
+import {
+  type Connack,
+  type Connect,
+  Decoder,
+  encode,
+  type Packet,
+  type PacketType,
+  type Publish,
+  type Subscription,
+  type Version,
+} from "../../core/protocol/mqtt.ts";
+import type { Qos } from "../../core/message.ts";
+import { Inbox } from "./wait.ts";
+
+type Of<Type extends PacketType> = Extract<Packet, { type: Type }>;
+
+export interface ConnectOptions extends Partial<Omit<Connect, "type" | "version">> {
+  readonly version?: Version;
+}
+
+export type SubscribeOptions = Partial<Omit<Subscription, "filter">>;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+export class MqttClient {
+  /** Packets in the order in which they came; it ends with the connection. */
+  readonly inbox: Inbox<Packet>;
+  readonly #conn: Deno.TcpConn;
+  readonly #decoder: Decoder;
+  readonly #reading: Promise<void>;
+  #packet_id = 0;
+
+  constructor(conn: Deno.TcpConn, readonly version: Version, name: string) {
+    this.#conn = conn;
+    this.inbox = new Inbox(name);
+    this.#decoder = new Decoder(version);
+    this.#reading = this.#read();
+  }
+
+  /** A TCP connection on which nothing was sent. */
+  static async open(
+    { host, port }: Address,
+    version: Version = 5,
+    name = "client",
+  ): Promise<MqttClient> {
+    const conn = await Deno.connect({ hostname: host, port });
+    conn.setNoDelay(true);
+    return new MqttClient(conn, version, name);
+  }
+
+  /** Sends CONNECT and waits for the CONNACK, whatever it says. */
+  static async connect(
+    address: Address,
+    options: ConnectOptions = {},
+  ): Promise<{ client: MqttClient; connack: Connack }> {
+    const packet = connect_packet(options);
+    const client = await MqttClient.open(address, packet.version, packet.client_id);
+    await client.send(packet);
+    return { client, connack: await client.expect("connack") };
+  }
+
+  async send(...packets: readonly Packet[]): Promise<void> {
+    for (const packet of packets) await this.send_bytes(encode(packet, this.version));
+  }
+
+  async send_bytes(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length;) at += await this.#conn.write(bytes.subarray(at));
+  }
+
+  /** The next packet; undefined = the service closed the connection. */
+  next(timeout_ms?: number): Promise<Packet | undefined> {
+    return this.inbox.next(timeout_ms);
+  }
+
+  /** The next packet, which must be of this type. */
+  async expect<Type extends PacketType>(type: Type): Promise<Of<Type>> {
+    const packet = await this.next();
+    if (packet?.type === type) return packet as Of<Type>;
+    throw new Error(`${this.inbox.name}: ${type} expected, not ${text_of(packet)}`);
+  }
+
+  /** Waits for the end of the connection; answers what came before it. */
+  async end_of_connection(): Promise<Packet[]> {
+    const packets: Packet[] = [];
+    for (;;) {
+      const packet = await this.next();
+      if (packet === undefined) return packets;
+      packets.push(packet);
+    }
+  }
+
+  /** A packet identifier that this method has not given lately. */
+  packet_id(): number {
+    return this.#packet_id = this.#packet_id % 65_535 + 1;
+  }
+
+  /** SUBSCRIBE with one filter; answers its reason code. PUBLISH packets may not come before it. */
+  async subscribe(
+    filter: string,
+    qos: Qos = 0,
+    options: SubscribeOptions = {},
+    subscription_id = 0,
+  ): Promise<number> {
+    const subscription = {
+      filter,
+      qos,
+      no_local: false,
+      retain_as_published: false,
+      retain_handling: 0,
+      ...options,
+    } as const;
+    const packet_id = this.packet_id();
+    const properties = subscription_id === 0 ? {} : { properties: { subscription_id } };
+    await this.send({ type: "subscribe", packet_id, subscriptions: [subscription], ...properties });
+    const suback = await this.expect("suback");
+    if (suback.packet_id !== packet_id || suback.reason_codes.length !== 1) {
+      throw new Error(`${this.inbox.name}: another SUBACK: ${text_of(suback)}`);
+    }
+    return suback.reason_codes[0];
+  }
+
+  async unsubscribe(filter: string): Promise<readonly number[]> {
+    const packet_id = this.packet_id();
+    await this.send({ type: "unsubscribe", packet_id, filters: [filter] });
+    return (await this.expect("unsuback")).reason_codes;
+  }
+
+  /** PUBLISH, and its exchange up to the end; answers the reason code. */
+  async publish(
+    topic: string,
+    payload: string | Uint8Array,
+    options: Partial<Omit<Publish, "type" | "topic" | "payload">> = {},
+  ): Promise<number> {
+    const qos = options.qos ?? 0;
+    const packet_id = qos === 0 ? 0 : options.packet_id ?? this.packet_id();
+    await this.send(publish_packet(topic, payload, { ...options, packet_id }));
+    if (qos === 0) return 0;
+    const first = await this.expect(qos === 1 ? "puback" : "pubrec");
+    if (qos === 1 || first.reason_code >= 0x80) return first.reason_code;
+    await this.send({ type: "pubrel", packet_id, reason_code: 0 });
+    return (await this.expect("pubcomp")).reason_code;
+  }
+
+  /** The next packet, a PUBLISH, acknowledged to the end. */
+  async receive(): Promise<Publish> {
+    const packet = await this.expect("publish");
+    await this.acknowledge(packet);
+    return packet;
+  }
+
+  async acknowledge({ qos, packet_id }: Publish): Promise<void> {
+    if (qos === 0) return;
+    await this.send({ type: qos === 1 ? "puback" : "pubrec", packet_id, reason_code: 0 });
+    if (qos === 1) return;
+    await this.expect("pubrel");
+    await this.send({ type: "pubcomp", packet_id, reason_code: 0 });
+  }
+
+  /** Fails when a packet comes before the answer to a PINGREQ. */
+  async expect_nothing(): Promise<void> {
+    await this.send({ type: "pingreq" });
+    await this.expect("pingresp");
+  }
+
+  /** DISCONNECT, as a client that is content. */
+  async disconnect(packet: Partial<Of<"disconnect">> = {}): Promise<void> {
+    await this.send({ type: "disconnect", reason_code: 0, ...packet });
+    await this.end_of_connection();
+    await this.close();
+  }
+
+  /** Ends the connection without a word. */
+  async close(): Promise<void> {
+    try {
+      this.#conn.close();
+    } catch {
+      // closed before
+    }
+    await this.#reading;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #read(): Promise<void> {
+    const chunk = new Uint8Array(64 << 10);
+    try {
+      for (;;) {
+        const size = await this.#conn.read(chunk);
+        if (size === null) break;
+        for (const packet of this.#decoder.feed(chunk.subarray(0, size))) this.inbox.push(packet);
+      }
+    } catch (error) {
+      const is_end = error instanceof Deno.errors.BadResource ||
+        error instanceof Deno.errors.Interrupted ||
+        error instanceof Deno.errors.ConnectionReset;
+      if (!is_end) console.error(`${this.inbox.name}:`, error);
+    }
+    this.inbox.end();
+  }
+}
+
+export function connect_packet(options: ConnectOptions = {}): Connect {
+  return {
+    type: "connect",
+    version: 5,
+    clean_start: true,
+    keepalive_s: 60,
+    client_id: "",
+    ...options,
+  };
+}
+
+export function publish_packet(
+  topic: string,
+  payload: string | Uint8Array,
+  options: Partial<Omit<Publish, "type" | "topic" | "payload">> = {},
+): Publish {
+  const bytes = typeof payload === "string" ? encoder.encode(payload) : payload;
+  return {
+    type: "publish",
+    topic,
+    payload: bytes,
+    qos: 0,
+    retain: false,
+    dup: false,
+    packet_id: 0,
+    ...options,
+  };
+}
+
+export function payload_text({ payload }: Publish): string {
+  return decoder.decode(payload);
+}
+
+function text_of(packet: Packet | undefined): string {
+  return packet === undefined ? "the end of the connection" : Deno.inspect(packet);
+}
