@@ -189,6 +189,7 @@ export class Fanout {
     const identifiers = how.identifiers ?? (identifier > 0 ? [identifier] : none);
     const plain = Form.of(options, session.wire, message);
     const form = retain ? Form.make(session.wire, Form.qos(plain), true) : plain;
+    if (!shared || again > 0) session.delivered++;
     const at = this.reactor.begin_deliver(session.conn, session.generation, {
       seq: message.offset,
       qos: Form.qos(form),

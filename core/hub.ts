@@ -193,14 +193,18 @@ export class Hub implements ReactorHandler {
     if (session !== undefined) this.sessions.acked(session, seq);
   }
 
-  on_behind(conn: number, generation: number, seq: number): void {
+  on_behind(conn: number, generation: number, seq: number, count: number): void {
     const session = this.#session(conn, generation);
-    if (session !== undefined) this.#replayer.fell_behind(session, seq - 1);
+    if (session === undefined) return;
+    session.behind_count = count;
+    this.#replayer.fell_behind(session, seq - 1);
   }
 
-  on_room(conn: number, generation: number, messages: number): void {
+  on_room(conn: number, generation: number, messages: number, delivered: number): void {
     const session = this.#session(conn, generation);
-    if (session !== undefined) this.#replayer.room(session, messages);
+    if (session === undefined) return;
+    // Those that are still on their way take room too; when they have arrived it is told again.
+    this.#replayer.room(session, messages - (session.delivered - delivered >>> 0));
   }
 
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void {
@@ -410,6 +414,8 @@ export class Hub implements ReactorHandler {
     session.closing = false;
     session.identified = false;
     session.replay = null;
+    session.behind_count = 0;
+    session.delivered = 0;
     const will = this.driver_of(session).on_closed(session, code);
     this.sessions.closed(session, cursor, inflight, will);
     const successor = this.#successors.get(session);

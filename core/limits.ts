@@ -120,6 +120,9 @@ export function assert_limits(l: typeof limits = limits): void {
     [l.topic_bytes_max <= 65_535, "topic <= MQTT string"],
     [l.keepalive_default_s * l.heartbeats_missed_max <= 30, "liveness within 30 s"],
     [l.inflight_max <= 65_535, "in-flight <= packet ids"],
+    [l.replay_batch_messages <= l.page_messages_max, "replay batch <= page"],
+    [l.page_bytes_max * 4 <= l.page_cache_bytes_max, "4 pages <= page cache"],
+    [l.publish_body_bytes_max <= l.store_queue_bytes_max, "publish body <= store queue"],
   ];
   for (const [holds, what] of relations) {
     if (!holds) throw new Error(`limits.ts: relation broken: ${what}`);

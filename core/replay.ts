@@ -106,7 +106,7 @@ export class Replayer {
 
   /** The connection takes this many messages more. */
   room(session: Session, messages: number): void {
-    if (session.replay === null) return;
+    if (session.replay === null || messages <= 0) return;
     session.replay.room = messages;
     this.#enqueue(session);
   }
@@ -146,7 +146,6 @@ export class Replayer {
   /** The next step, now or when the connection has taken what it was handed. */
   #go_on(session: Session, replay: Replay): void {
     if (replay.room > 0) this.#enqueue(session);
-    else this.reactor.behind(session.conn, session.generation);
   }
 
   #pump(): void {
@@ -254,6 +253,7 @@ export class Replayer {
 
   /** The device has the message of this QoS 2 exchange: only PUBREL goes out [MQTT-4.3.3-7]. */
   #release_again(session: Session, { seq, packet_id }: Exchange): void {
+    session.delivered++;
     const at = this.reactor.begin_deliver(session.conn, session.generation, {
       seq,
       qos: 2,
@@ -336,7 +336,7 @@ export class Replayer {
     session.replay = null;
     session.since = null;
     session.unsure_to = 0;
-    this.reactor.live(session.conn, session.generation);
+    this.reactor.live(session.conn, session.generation, session.behind_count);
   }
 
   /**

@@ -121,6 +121,8 @@ interface Rare {
   ends_ms: number;
   alarm_tick: number;
   unsure_to: number;
+  behind_count: number;
+  delivered: number;
   since: Map<string, number> | null;
   rest: Map<string, number> | null;
 }
@@ -169,6 +171,8 @@ export class Session implements PublishOrigin {
       ends_ms: 0,
       alarm_tick: 0,
       unsure_to: 0,
+      behind_count: 0,
+      delivered: 0,
       since: null,
       rest: null,
     };
@@ -272,6 +276,24 @@ export class Session implements PublishOrigin {
   set since(offsets: Map<string, number> | null) {
     const some = offsets === null || offsets.size === 0 ? null : offsets;
     if (some !== null || this.#rare !== null) this.#make_rare().since = some;
+  }
+
+  /** Number of the last time that this connection fell behind; 0 = it never did. */
+  get behind_count(): number {
+    return this.#rare === null ? 0 : this.#rare.behind_count;
+  }
+
+  set behind_count(count: number) {
+    if (count !== 0 || this.#rare !== null) this.#make_rare().behind_count = count;
+  }
+
+  /** Messages handed to this connection alone, those of shared subscriptions aside. */
+  get delivered(): number {
+    return this.#rare === null ? 0 : this.#rare.delivered;
+  }
+
+  set delivered(count: number) {
+    if (count !== 0 || this.#rare !== null) this.#make_rare().delivered = count;
   }
 
   /** Up to this offset a crashed service may have sent messages that the cursor does not cover. */

@@ -227,7 +227,8 @@ static void settle_unsent(struct io_thread *t, struct connection *c, const struc
 static int returns_shared(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
   if (!(r->deliver.head.flags & LW_DELIVER_SHARED)) return 0;
   uint32_t soft = t->reactor->options.out_queue_soft_bytes;
-  if (window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft)) return 0;
+  int is_live = !(c->flags & BEHIND); /* else the room is promised to the replay */
+  if (is_live && window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft)) return 0;
   settle_unsent(t, c, &r->deliver, INFLIGHT_RETURNED);
   return 1;
 }

@@ -138,8 +138,10 @@ export interface ReactorHandler {
   on_violation(conn: number, generation: number, code: number, listener: number): void;
   on_closed(conn: number, generation: number, code: number, closed: Closed): void;
   on_acked(conn: number, generation: number, seq: number): void;
-  on_behind(conn: number, generation: number, seq: number): void;
-  on_room(conn: number, generation: number, messages: number): void;
+  /** `count` numbers the event: see Reactor.live(). */
+  on_behind(conn: number, generation: number, seq: number, count: number): void;
+  /** `delivered`: how many messages of deliver() it has had by then, modulo 2^32, `shared` aside. */
+  on_room(conn: number, generation: number, messages: number, delivered: number): void;
   /** Only for messages whose delivery asked for it (`settle`), and with `hold_releases`. */
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void;
 }
@@ -245,7 +247,8 @@ export interface Reactor {
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number;
   end_deliver(end: number, packet_id_at: number): void;
   behind(conn: number, generation: number): void;
-  live(conn: number, generation: number): void;
+  /** @param behind_count of the last on_behind of this connection; 0 = there was none */
+  live(conn: number, generation: number, behind_count: number): void;
   pause(conn: number, generation: number): void;
   resume(conn: number, generation: number): void;
   flush(): void;
@@ -536,8 +539,10 @@ class NativeReactor implements OwnReactor {
     this.#plain(Command.behind, conn, generation);
   }
 
-  live(conn: number, generation: number): void {
-    this.#plain(Command.live, conn, generation);
+  live(conn: number, generation: number, behind_count: number): void {
+    const word = this.#begin(Command.live, conn, generation, 16);
+    this.#words[word + 1] = Command.live | (0x100 | behind_count) << 16;
+    this.#end(this.#used + 16);
   }
 
   pause(conn: number, generation: number): void {
@@ -714,10 +719,10 @@ function walk(
         handler.on_acked(conn, generation, u64(words, body >>> 2));
         break;
       case Event.behind:
-        handler.on_behind(conn, generation, u64(words, body >>> 2));
+        handler.on_behind(conn, generation, u64(words, body >>> 2), argument);
         break;
       case Event.room:
-        handler.on_room(conn, generation, argument);
+        handler.on_room(conn, generation, argument, words[body >>> 2]);
         break;
       case Event.settled:
         handler.on_settled(conn, generation, read_settled(words, body >>> 2, words[word + 4]));

@@ -14,6 +14,7 @@ import type {
 } from "../ffi/reactor.ts";
 
 interface Entry extends Inflight {
+  readonly settle: boolean;
   done: boolean;
 }
 
@@ -27,6 +28,8 @@ export class FakeConnection {
   reached_seq = 0;
   stamp = 0;
   inflight_max = 0;
+  behind_count = 0;
+  delivered = 0;
   report_acks = false;
   packet_id = 0;
   code = 0;
@@ -97,6 +100,10 @@ export class FakeReactor implements Reactor {
     if (c.report_acks && acked_seq !== before) {
       this.#events.push((handler) => handler.on_acked(c.conn, c.generation, acked_seq));
     }
+    if (entry.settle) {
+      const settled = [{ ...entry, how: "acked" as const }];
+      this.#events.push((handler) => handler.on_settled(c.conn, c.generation, settled));
+    }
     this.#check_room(c);
   }
 
@@ -150,8 +157,8 @@ export class FakeReactor implements Reactor {
     if (!c.behind || !c.room_wanted || c.state !== "active") return;
     if (c.inflight_max !== 0 && c.room < (c.inflight_max + 1) / 2) return;
     c.room_wanted = false;
-    const { room } = c;
-    this.#events.push((handler) => handler.on_room(c.conn, c.generation, room));
+    const { room, delivered } = c;
+    this.#events.push((handler) => handler.on_room(c.conn, c.generation, room, delivered));
   }
 
   #send_stored(
@@ -171,7 +178,13 @@ export class FakeReactor implements Reactor {
     }
     copy[packet_id_at] = packet_id >> 8;
     copy[packet_id_at + 1] = packet_id & 0xff;
-    c.window.push({ ...options, shared: options.shared ?? false, packet_id, done: false });
+    c.window.push({
+      ...options,
+      shared: options.shared ?? false,
+      settle: options.settle ?? false,
+      packet_id,
+      done: false,
+    });
     c.out.push(copy);
   }
 
@@ -215,7 +228,8 @@ export class FakeReactor implements Reactor {
     c.behind = c.room_wanted = true;
     c.behind_seq = seq;
     c.reached_seq = seq - 1;
-    this.#events.push((handler) => handler.on_behind(c.conn, c.generation, seq));
+    const count = c.behind_count = c.behind_count % 255 + 1;
+    this.#events.push((handler) => handler.on_behind(c.conn, c.generation, seq, count));
   }
 
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number {
@@ -224,6 +238,10 @@ export class FakeReactor implements Reactor {
       const frame = this.commands.slice(0, end);
       this.#command(conn, generation, (c) => {
         c.room_wanted = true;
+        if (!options.shared) {
+          c.room_wanted = true;
+          c.delivered++;
+        }
         this.#send_stored(c, frame, options, packet_id_at);
         if (!options.aside) c.reached_seq = Math.max(c.reached_seq, options.seq);
         this.#check_room(c);
@@ -288,15 +306,16 @@ export class FakeReactor implements Reactor {
 
   behind(conn: number, generation: number): void {
     this.#command(conn, generation, (c) => {
+      if (!c.behind) c.behind_seq = c.reached_seq = 0;
       c.behind = c.room_wanted = true;
-      c.behind_seq = c.reached_seq = 0;
       this.#check_room(c);
     });
   }
 
-  live(conn: number, generation: number): void {
+  live(conn: number, generation: number, behind_count: number): void {
     this.#command(conn, generation, (c) => {
-      c.behind = c.room_wanted = false;
+      if (behind_count === c.behind_count) c.behind = c.room_wanted = false;
+      else c.room_wanted = true;
     });
   }
 

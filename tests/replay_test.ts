@@ -3,7 +3,7 @@
  * whatever the order of publishes, acknowledgements, disconnects and returns, a persistent session
  * gets every message once, in order.
  */
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { MqttDriver } from "../core/device_mqtt.ts";
 import { Hub } from "../core/hub.ts";
 import { Log } from "../core/log.ts";
@@ -168,7 +168,8 @@ async function play(seed: number): Promise<void> {
   const is_quiet = () =>
     [...world.sessions.all()].every(({ replay }) => replay === null) &&
     devices.every(({ connection: c }) => c!.out.length + c!.window.length === 0);
-  for (let quiet = 0; quiet < 5; quiet = is_quiet() ? quiet + 1 : 0) {
+  for (let quiet = 0, rounds = 0; quiet < 5; quiet = is_quiet() ? quiet + 1 : 0) {
+    assert(++rounds < 2000, `still busy, with --seed=${seed}`);
     world.settle();
     await breathe();
     for (const device of devices) device.read(1);

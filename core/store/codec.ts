@@ -186,6 +186,8 @@ export const Op = {
   put_cursor: 5,
   /** id */
   delete_session: 6,
+  /** Nothing but a write, to see whether the disk takes one. */
+  probe: 7,
 } as const;
 
 /** Bit 0-1 QoS, bit 2 retain: also a column of the log. */

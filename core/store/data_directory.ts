@@ -19,7 +19,8 @@ export class StoreOpenError extends Error {
 export function lock_data(data: string): Deno.FsFile {
   let file: Deno.FsFile | undefined;
   try {
-    Deno.mkdirSync(data, { recursive: true });
+    // Payloads and secrets of sessions are nobody else's to read.
+    Deno.mkdirSync(data, { recursive: true, mode: 0o700 });
     const path = `${data}/${lock_file}`;
     file = Deno.openSync(path, { read: true, write: true, create: true });
     if (!file.tryLockSync(true)) {

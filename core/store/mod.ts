@@ -15,7 +15,8 @@
  *   memory                       nothing
  *   SQLite, synchronous=full     the process killed at any instant, and the machine losing power
  *   SQLite, synchronous=normal   the process killed at any instant; a power loss may take the last
- *                                moments with it (never the order), and then the epoch changes
+ *                                moments with it (never the order). After an end without close()
+ *                                that may have been one, the log gets a new epoch.
  *
  * Visibility. A read sees every write that was answered before it was asked, and of later ones a
  * prefix. A page that comes at once (no promise) and has `next === head` leaves out nothing that

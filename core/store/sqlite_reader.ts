@@ -19,6 +19,9 @@ const names_cached_max = 1 << 16;
 const rows_per_seek = 4;
 /** First stretch of offsets in which topics are merged; doubled while it yields too little. */
 const merge_offsets = 1 << 14;
+/** Rows are had in chunks: one by one costs twice as much, all at once has no bound in bytes. */
+const chunk_rows = 64;
+const chunk_scanned = 1024;
 /** A merge takes no further stretch after this time. */
 const merge_ms = 4;
 const session_page = 2048;
@@ -44,6 +47,11 @@ interface Span {
 function statements(db: Database) {
   const columns = "offset, topic, flags, time_ms, expires_ms, key, properties, payload";
   const living = "(expires_ms = 0 OR expires_ms > ?)";
+  const scan = db.prepare(
+    `SELECT offset, topic, expires_ms FROM log
+     WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ${chunk_scanned}`,
+  );
+  scan.setReturnArrays(true);
   return {
     begin: db.prepare("BEGIN"),
     commit: db.prepare("COMMIT"),
@@ -65,9 +73,7 @@ function statements(db: Database) {
       `SELECT offset FROM log WHERE topic IN (SELECT value FROM json_each(?))
          AND offset > ? AND offset <= ? AND ${living} ORDER BY offset LIMIT ?`,
     ),
-    scan: db.prepare(
-      "SELECT offset, topic, expires_ms FROM log WHERE offset > ? AND offset <= ? ORDER BY offset",
-    ),
+    scan,
     rows: db.prepare(
       `SELECT ${columns} FROM log WHERE offset IN (SELECT value FROM json_each(?))
        ORDER BY offset`,
@@ -159,10 +165,16 @@ export class LogReader {
 
   #read_topic(page: PageWriter, id: number, { after, upto, limit, now_ms }: Span): number {
     const topic = this.#name(id);
-    for (const row of this.#sql.one_topic.iterate(id, after, upto, now_ms, limit)) {
-      if (page.add(topic, row)) return row.offset;
+    for (let from = after; page.rows < limit;) {
+      const chunk = Math.min(chunk_rows, limit - page.rows);
+      const rows = this.#sql.one_topic.all(id, from, upto, now_ms, chunk);
+      for (const row of rows) {
+        from = row.offset;
+        if (page.add(topic, row)) return from;
+      }
+      if (rows.length < chunk) return upto;
     }
-    return upto;
+    return after;
   }
 
   #merge(page: PageWriter, ids: readonly number[], span: Span): number {
@@ -189,26 +201,33 @@ export class LogReader {
   ): number {
     const matches = new Map<number, boolean>();
     const found: number[] = [];
-    let looked_at = 0;
-    let next = upto;
-    for (const { offset, topic, expires_ms } of this.#sql.scan.iterate(after, upto)) {
-      let match = matches.get(topic);
-      if (match === undefined) {
-        const name = this.#name(topic);
-        matches.set(topic, match = filters.some((filter) => filter_matches(filter, name)));
+    let next = after;
+    for (let looked_at = 0; next < upto && looked_at < limits.read_scan_messages_max;) {
+      const rows = this.#sql.scan.all(next, upto) as unknown as [number, number, number][];
+      for (const [offset, topic, expires_ms] of rows) {
+        next = offset;
+        let match = matches.get(topic);
+        if (match === undefined) {
+          const name = this.#name(topic);
+          matches.set(topic, match = filters.some((filter) => filter_matches(filter, name)));
+        }
+        if (!match || expires_ms !== 0 && expires_ms <= now_ms) continue;
+        found.push(offset);
+        if (found.length === limit) return this.#add_all(page, found) ?? next;
       }
-      if (match && (expires_ms === 0 || expires_ms > now_ms)) found.push(offset);
-      if (found.length < limit && ++looked_at < limits.read_scan_messages_max) continue;
-      next = offset;
-      break;
+      if (rows.length < chunk_scanned) next = upto;
+      looked_at += rows.length;
     }
     return this.#add_all(page, found) ?? next;
   }
 
   /** Answers the offset of the last row that found room; undefined when all did. */
   #add_all(page: PageWriter, offsets: readonly number[]): number | undefined {
-    for (const row of this.#sql.rows.iterate(JSON.stringify(offsets))) {
-      if (page.add(this.#name(row.topic), row)) return row.offset;
+    for (let at = 0; at < offsets.length; at += chunk_rows) {
+      const chunk = JSON.stringify(offsets.slice(at, at + chunk_rows));
+      for (const row of this.#sql.rows.all(chunk)) {
+        if (page.add(this.#name(row.topic), row)) return row.offset;
+      }
     }
     return undefined;
   }

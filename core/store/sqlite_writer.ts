@@ -202,6 +202,9 @@ export class LogWriter {
       case Op.delete_session:
         sql.delete_session.run(source.text());
         return;
+      case Op.probe:
+        sql.set_meta.run("probe", Date.now());
+        return;
       default:
         throw new Error(`store: no such operation at ${source.at - 1}`);
     }

@@ -23,6 +23,8 @@ const batch_buffer_bytes = 16 << 10;
 /** Buffers that came back and are kept, and the largest that is. */
 const spare_buffers_max = 4;
 const spare_bytes_max = 2 << 20;
+/** After a failure the disk is tried this often, so that readiness comes back without a publish. */
+const probe_ms = 1000;
 
 /** An append that waits for its commit. */
 interface Call {
@@ -77,6 +79,7 @@ export class WriteQueue {
   #scheduled = false;
   #bytes = 0;
   readonly #spare: Uint8Array<ArrayBuffer>[] = [];
+  #probe_timer: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * @param sink is called in the order of offsets, before the publisher hears of it.
@@ -94,6 +97,7 @@ export class WriteQueue {
 
   set_writer(writer: WorkerLink): void {
     this.#writer = writer;
+    this.failing = "";
   }
 
   /**
@@ -102,6 +106,8 @@ export class WriteQueue {
   lose_writer(why: string): void {
     this.#absent = why;
     this.#writer = undefined;
+    this.failing = "store_unavailable";
+    clearTimeout(this.#probe_timer);
     this.#seal_all();
     for (const batch of this.#sealed.splice(0)) this.#fail(batch, unavailable(why));
   }
@@ -111,6 +117,7 @@ export class WriteQueue {
     this.#absent = why;
     const writer = this.#writer;
     this.#writer = undefined;
+    clearTimeout(this.#probe_timer);
     this.#seal_all();
     if (writer !== undefined) {
       for (const batch of this.#sealed.splice(0)) this.#send(writer, batch);
@@ -254,10 +261,20 @@ export class WriteQueue {
   #fail(batch: Batch, error: Refusal): void {
     this.failing = error.code === codes.store_full ? "store_full" : "store_unavailable";
     this.commits_failed++;
+    this.#probe_later();
     this.#answered(batch);
     for (const call of batch.calls) call.reject(error);
     batch.done.reject(error);
     for (const turn of batch.turns) turn.end_one(error);
+  }
+
+  #probe_later(): void {
+    clearTimeout(this.#probe_timer);
+    if (this.#writer === undefined) return;
+    this.#probe_timer = setTimeout(() => {
+      if (this.failing === "" || this.#writer === undefined) return;
+      this.#batch().out.u8(Op.probe);
+    }, probe_ms);
   }
 
   /** The writer gets its next batch before we see to the answers of this one. */

@@ -58,6 +58,14 @@ Deno.test("a full store refuses with 507, and goes on when there is room again",
   });
 });
 
+Deno.test("a store that failed finds out by itself that it can write again", async () => {
+  await with_store({ retention: [], database_bytes_max: 1 << 20 }, async (store) => {
+    await fill(store);
+    assertEquals(store.stats().failing, "store_full");
+    await eventually("a probe", () => store.stats().failing === "");
+  });
+});
+
 Deno.test("what is refused was not written at all, and uses no offset", async () => {
   await with_store({ retention: [], database_bytes_max: 1 << 20 }, async (store) => {
     const [kept] = await fill(store);

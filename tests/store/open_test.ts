@@ -38,6 +38,15 @@ Deno.test("a data directory is free again after its store was closed", async () 
   });
 });
 
+Deno.test("a data directory that is made is for its owner alone", async () => {
+  if (Deno.build.os === "windows") return;
+  await with_data(async (root) => {
+    const data = `${root}/deep/data`;
+    await (await SqliteStore.open(data)).close();
+    assertEquals(Deno.statSync(data).mode! & 0o777, 0o700);
+  });
+});
+
 Deno.test("a path that is no directory is refused in one sentence", async () => {
   await with_data(async (data) => {
     Deno.writeTextFileSync(`${data}/file`, "");

@@ -1,0 +1,132 @@
+/**
+ * Builds the C programs that test the reactor, once for each way to build them: each lies in the
+ * project's build cache under a name that is the hash of its sources, flags and compiler.
+ */
+import { BuildError, cache_directory } from "../../ffi/build.ts";
+
+const here = new URL(".", import.meta.url);
+const reactor = new URL("../../ffi/", here);
+const base_flags = ["-g", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Wshadow"];
+const text = new TextDecoder();
+
+/** One way to build a program. */
+export interface Build {
+  /** A C file beside this one, without its ending. */
+  readonly program: string;
+  /** Part of the file's name. */
+  readonly variant: string;
+  /** The first that is there is taken. */
+  readonly compilers: readonly string[];
+  readonly flags: readonly string[];
+}
+
+export const any_compiler = ["cc", "gcc", "clang"] as const;
+
+/** How the tests are built: what each of them finds is not found by the others. */
+export const sanitizers = {
+  address: ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+  thread: ["-O1", "-fsanitize=thread"],
+  none: ["-O2"],
+} as const;
+
+interface Compiler {
+  readonly command: string;
+  readonly version: string;
+}
+
+async function find_compiler(commands: readonly string[]): Promise<Compiler> {
+  for (const command of commands) {
+    try {
+      const out = await new Deno.Command(command, { args: ["--version"] }).output();
+      if (out.success) return { command, version: text.decode(out.stdout) };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+  throw new BuildError(`Cannot build the native tests: no ${commands.join(", ")} found`);
+}
+
+function path_of(url: URL): string {
+  return decodeURIComponent(url.pathname);
+}
+
+function flags_of({ version }: Compiler, { flags }: Build): string[] {
+  // GCC warns that ThreadSanitizer does not see fences; none of ours stands alone.
+  const is_gcc = !version.includes("clang");
+  const quiet = is_gcc && flags.includes("-fsanitize=thread") ? ["-Wno-tsan"] : [];
+  return [...base_flags, ...flags, ...quiet, `-I${path_of(reactor)}`];
+}
+
+/** Why a compiler cannot link programs with these flags, in its own words; "" = it can. */
+export async function flags_problem(
+  compilers: readonly string[],
+  flags: readonly string[],
+): Promise<string> {
+  try {
+    const compiler = await find_compiler(compilers);
+    const source = flags.some((flag) => flag.includes("fuzzer"))
+      ? "int LLVMFuzzerTestOneInput(const unsigned char *b, unsigned long n) {return !b && n;}"
+      : "int main(void) {return 0;}";
+    const child = new Deno.Command(compiler.command, {
+      args: [...flags, "-x", "c", "-o", "/dev/null", "-"],
+      stdin: "piped",
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(source));
+    await writer.close();
+    const { success, stderr } = await child.output();
+    const [first = ""] = text.decode(stderr).trim().split("\n");
+    return success ? "" : first || "it does not link";
+  } catch (error) {
+    if (error instanceof BuildError) return error.message;
+    throw error;
+  }
+}
+
+function read_sources(): string[] {
+  return [here, reactor].flatMap((directory) => {
+    const names = [...Deno.readDirSync(directory)].map(({ name }) => name);
+    const sources = names.filter((name) => /\.[ch]$/.test(name)).sort();
+    return sources.flatMap((name) => [name, Deno.readTextFileSync(new URL(name, directory))]);
+  });
+}
+
+async function hash(parts: readonly string[]): Promise<string> {
+  const bytes = new TextEncoder().encode(JSON.stringify(parts));
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex().slice(0, 16);
+}
+
+/**
+ * Path of a program, built first when its cache entry is missing.
+ * @throws BuildError when there is no compiler, or the sources do not compile without a warning.
+ */
+export async function ensure_program(build: Build): Promise<string> {
+  const compiler = await find_compiler(build.compilers);
+  const flags = flags_of(compiler, build);
+  const key = await hash([compiler.version, Deno.build.target, ...flags, ...read_sources()]);
+  const name = `native_${build.program}_${build.variant}_${key}`;
+  const path = path_of(new URL(name, cache_directory));
+  try {
+    await Deno.stat(path);
+    return path;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  await Deno.mkdir(cache_directory, { recursive: true });
+  // Built aside and renamed: a killed build never leaves half a program behind.
+  const unfinished = `${path}.${Deno.pid}.tmp`;
+  const source = path_of(new URL(`${build.program}.c`, here));
+  const { success, stderr } = await new Deno.Command(compiler.command, {
+    args: [...flags, "-o", unfinished, source],
+    stdout: "null",
+    stderr: "piped",
+  }).output();
+  const words = text.decode(stderr).trim();
+  if (!success || words !== "") {
+    throw new BuildError(`Cannot build ${build.program} with ${compiler.command}:\n${words}`);
+  }
+  await Deno.rename(unfinished, path);
+  return path;
+}

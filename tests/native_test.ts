@@ -1,0 +1,87 @@
+/**
+ * The reactor's own tests, in C: units of its parts, a hammer on its sockets and a fuzzer on what
+ * peers and hosts may say, each built with the sanitizers that the compiler has. Longer runs:
+ * LONGWIRE_NATIVE_SECONDS=300, and LONGWIRE_TEST_SEED=<seed> to repeat one.
+ */
+import { fail } from "@std/assert";
+import {
+  any_compiler,
+  type Build,
+  ensure_program,
+  flags_problem,
+  sanitizers,
+} from "./native/build.ts";
+
+const is_ci = (Deno.env.get("CI") ?? "") !== "";
+const seconds = Number(Deno.env.get("LONGWIRE_NATIVE_SECONDS") ?? 4);
+const seed = Deno.env.get("LONGWIRE_TEST_SEED") ??
+  String(crypto.getRandomValues(new Uint32Array(1))[0]);
+const text = new TextDecoder();
+
+/** A program that crashes must say where, and one that hangs must end. */
+const environment = {
+  ASAN_OPTIONS: "detect_leaks=1:abort_on_error=0",
+  UBSAN_OPTIONS: "print_stacktrace=1",
+  TSAN_OPTIONS: "halt_on_error=0:second_deadlock_stack=1",
+};
+
+async function run(build: Build, args: readonly string[], timeout_s: number): Promise<void> {
+  const path = await ensure_program(build);
+  const { success, code, signal, stdout, stderr } = await new Deno.Command(path, {
+    args: [...args],
+    env: environment,
+    signal: AbortSignal.timeout(timeout_s * 1000),
+  }).output();
+  if (success) return;
+  const end = signal === null ? `status ${code}` : signal;
+  fail(`${end}\n${text.decode(stdout)}\n${text.decode(stderr).slice(-8000)}`);
+}
+
+/** Registers a test; where the compiler cannot build it, it is skipped, except in the gate. */
+async function native_test(
+  name: string,
+  build: Build,
+  args: readonly string[],
+  timeout_s: number,
+): Promise<void> {
+  const problem = await flags_problem(build.compilers, build.flags);
+  const test = () => problem === "" ? run(build, args, timeout_s) : fail(problem);
+  if (problem === "" || is_ci) Deno.test(name, test);
+  else Deno.test.ignore(`${name} (skipped: ${problem})`, test);
+}
+
+const is_linux = Deno.build.os === "linux";
+const backend = is_linux ? "epoll" : "kqueue";
+
+for (const [variant, flags] of Object.entries(sanitizers)) {
+  const ways = { variant, compilers: any_compiler };
+  await native_test(
+    `the reactor's parts hold, sanitizer ${variant}, seed ${seed}`,
+    { ...ways, program: "unit", flags },
+    [seed],
+    120,
+  );
+  await native_test(
+    `the reactor stands the hammer on ${backend}, sanitizer ${variant}, seed ${seed}`,
+    {
+      ...ways,
+      program: "hammer",
+      variant: `${backend}_${variant}`,
+      flags: [...flags, `-DLW_BACKEND_${backend.toUpperCase()}`],
+    },
+    [String(seconds), seed],
+    seconds + 90,
+  );
+}
+
+await native_test(
+  "no bytes of a peer and no records of a host break the reactor",
+  {
+    program: "fuzz_frames",
+    variant: "fuzzer",
+    compilers: ["clang"],
+    flags: ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined", "-O1"],
+  },
+  [`-max_total_time=${seconds}`, "-max_len=2048", `-seed=${Number(seed) >>> 0 || 1}`],
+  seconds + 60,
+);
