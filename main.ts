@@ -2,7 +2,7 @@
  * The composition root: settings -> parts -> serve -> drain. No logic of its own, and the only file
  * that names concrete classes.
  */
-import { run_pub, run_sub } from "./client/commands.ts";
+import { run_pub, run_sub } from "./core/client/commands.ts";
 import type { Code } from "./core/codes.ts";
 import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";

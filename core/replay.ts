@@ -21,12 +21,16 @@ import {
 import type { Page, RetainedPage, Soon } from "./store/mod.ts";
 import { filter_matches, is_shared } from "./topic_tree.ts";
 
-/** Messages handed to connections before everything else has a turn. */
+/** Messages handed to connections, and time spent, before everything else has a turn. */
 const slice_messages = 4096;
+const slice_ms = 4;
 
 export class Replayer {
   /** Sessions whose next page can be read, first come first served. */
-  readonly #ready: Session[] = [];
+  #ready: Session[] = [];
+  /** Those of them whose turn it is, and where it has come to: 20,000 are no queue to shift(). */
+  #turn: Session[] = [];
+  #turn_at = 0;
   #pumping = false;
   /** Of the subscriptions that #wanted() has found. */
   #identifiers: number[] = [];
@@ -149,12 +153,18 @@ export class Replayer {
   }
 
   #pump(): void {
+    const until_ms = performance.now() + slice_ms;
     let left = slice_messages;
-    for (let count = this.#ready.length; count > 0 && left > 0; count--) {
-      left -= this.#step(this.#ready.shift()!);
+    if (this.#turn_at === this.#turn.length) {
+      this.#turn = this.#ready;
+      this.#turn_at = 0;
+      this.#ready = [];
+    }
+    while (this.#turn_at < this.#turn.length && left > 0 && performance.now() < until_ms) {
+      left -= this.#step(this.#turn[this.#turn_at++]);
     }
     this.router.schedule_turn();
-    this.#pumping = this.#ready.length > 0;
+    this.#pumping = this.#turn_at < this.#turn.length || this.#ready.length > 0;
     if (this.#pumping) setTimeout(() => this.#pump(), 0);
   }
 

@@ -1,7 +1,7 @@
 /** The Longwire client against a scripted service on real sockets. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { type Client, type ClientEvent, type ClientOptions, connect } from "../client/mod.ts";
-import { backoff_default, backoff_ms, RetryBudget } from "../client/backoff.ts";
+import { type Client, type ClientEvent, type ClientOptions, connect } from "../core/client.ts";
+import { backoff_default, backoff_ms, RetryBudget } from "../core/client/backoff.ts";
 import { codes, Refusal } from "../core/codes.ts";
 import type { Frame, FrameInit } from "../core/protocol/longwire.ts";
 import { filter_matches } from "../core/topic_tree.ts";

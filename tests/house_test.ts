@@ -229,13 +229,10 @@ function room_of(path: string): string {
 
 const rooms: Readonly<Record<string, readonly string[]>> = {
   // deno.json holds the version.
-  "main.ts": ["main.ts", "core", "ffi", "routes", "client", "deno.json"],
+  "main.ts": ["main.ts", "core", "ffi", "routes", "deno.json"],
   core: ["core"],
   ffi: ["ffi"],
   routes: ["routes", "core"],
-  client: ["client", "core"],
-  // Programs for developers (code generators); the service holds none of them.
-  tools: ["tools"],
 };
 
 /** Why `from` may not import `to`, by section 2 of the design; undefined when it may. */
@@ -336,16 +333,16 @@ Deno.test("only core/store/sqlite touches node:sqlite", () => {
 const deno_rules: readonly (readonly [member: RegExp, users: RegExp, rule: string])[] = [
   [/^dlopen$/, /^ffi\/reactor\.ts$/, "ffi/reactor.ts holds the only Deno.dlopen"],
   [/^Unsafe/, /^(ffi|tests)\//, "pointers stay in ffi"],
-  [/^(Command|run)$/, /^(ffi|tests|tools)\/|^main\.ts$/, "only ffi and main.ts start processes"],
+  [/^(Command|run)$/, /^(ffi|tests)\/|^main\.ts$/, "only ffi and main.ts start processes"],
   [
     /^(env|args|exit|exitCode|addSignalListener|removeSignalListener|\?)$/,
-    /^(tests|tools)\/|^main\.ts$|^ffi\/build\.ts$/,
+    /^tests\/|^main\.ts$|^ffi\/build\.ts$/,
     "main.ts reads the environment and hands it on",
   ],
   [/^(upgradeWebSocket|errors)$/, /^(?!core\/[^/]*$|core\/protocol\/)/, "core does no I/O"],
   [
     /./,
-    /^(tests|tools|ffi|client|core\/store|core\/cluster)\/|^main\.ts$/,
+    /^(tests|ffi|core\/client|core\/store|core\/cluster)\/|^main\.ts$/,
     "I/O belongs to ffi, store, cluster and main.ts",
   ],
 ];
@@ -399,7 +396,7 @@ Deno.test("protocol, topic_tree and breaker do no I/O and read no clock", () => 
 
 Deno.test("every module is reached from main.ts, a test or another entry", () => {
   const entries = [...modules.keys()].filter((path) =>
-    path === "main.ts" || /^(tests\/(.*_test|(bench|fuzz)\/[^/]*)|tools\/[^/]*)\.ts$/.test(path)
+    path === "main.ts" || /^tests\/(.*_test|(bench|fuzz)\/[^/]*)\.ts$/.test(path)
   );
   const starts = [JSON.stringify(manifest.exports ?? ""), JSON.stringify(manifest.tasks ?? {})];
   starts.push(texts.get(".ci/run") ?? "");
@@ -530,7 +527,7 @@ Deno.test("no file holds unfinished or commented-out code", () => {
 const local_path = /(?<![\w.$~)}\]*-])\/(home|root|Users|work)\/[\w.-]|\b[A-Z]:\\+Users\b/;
 const registry = new RegExp(
   "//[^\\s\"'`/]*(registry|artifactory|nexus|verdaccio|jfrog|codeartifact|npmjs\\.org)" +
-    "|^\\s*(@[\\w-]+:)?registry\\s*=|_auth(Token)?\\s*=|NPM_CONFIG_REGISTRY\\s*=",
+    "|^\\s*(@[\\w-]+:)?registry\\s*=|(^|[:\\s])_auth(Token)?\\s*=(?!=)|NPM_CONFIG_REGISTRY\\s*=",
   "i",
 );
 

@@ -68,7 +68,7 @@ export class SqliteStore implements Store {
   /** Reads under way, so that equal ones share an answer. */
   readonly #reads = new Map<string, Promise<Page>>();
   /** False = there is no retained message, and nobody need be asked. */
-  #any_retained = true;
+  #any_retained = false;
   #closed = false;
   #appended = 0;
   #reads_hit = 0;
@@ -356,7 +356,7 @@ export async function back_up_store(data: string, target: string): Promise<void>
     file.syncSync();
     Deno.renameSync(partial, target);
   } catch (error) {
-    if (made) { for (const name of [target, partial]) remove_if_there(name); }
+    if (made) [target, partial].forEach(remove_if_there);
     const exists = error instanceof Deno.errors.AlreadyExists;
     const why = exists ? "it exists already" : problem(error);
     throw new Error(`Cannot write backup ${target}: ${why}`, { cause: error });

@@ -17,6 +17,10 @@ const expansions_max = 64;
 const names_cached_max = 1 << 16;
 /** Seeking one topic costs about as much as scanning this many rows. */
 const rows_per_seek = 4;
+/**
+ * Before topics are merged, so many rows are scanned at least: of a dense filter that is enough.
+ */
+const scan_rows_min = 2048;
 /** First stretch of offsets in which topics are merged; doubled while it yields too little. */
 const merge_offsets = 1 << 14;
 /** Rows are had in chunks: one by one costs twice as much, all at once has no bound in bytes. */
@@ -157,10 +161,17 @@ export class LogReader {
   ): number {
     if (ids?.length === 0) return span.upto;
     if (ids?.length === 1) return this.#read_topic(page, ids[0]!, span);
-    const rows = span.upto - span.after;
-    return ids === undefined || rows <= ids.length * rows_per_seek
-      ? this.#scan(page, filters, span)
-      : this.#merge(page, ids, span);
+    const found: number[] = [];
+    const rows_max = limits.read_scan_messages_max;
+    const rows = ids === undefined
+      ? rows_max
+      : Math.min(rows_max, Math.max(scan_rows_min, ids.length * rows_per_seek));
+    let next = this.#scan(found, filters, span, rows);
+    // A short page is as good as a full one; next to nothing found means that a scan is the wrong way.
+    if (ids !== undefined && next < span.upto && found.length < span.limit / 4) {
+      next = this.#merge(found, ids, { ...span, after: next });
+    }
+    return this.#add_all(page, found) ?? next;
   }
 
   #read_topic(page: PageWriter, id: number, { after, upto, limit, now_ms }: Span): number {
@@ -177,32 +188,34 @@ export class LogReader {
     return after;
   }
 
-  #merge(page: PageWriter, ids: readonly number[], span: Span): number {
+  /** Adds offsets of these topics; answers how far it looked. */
+  #merge(found: number[], ids: readonly number[], { after, upto, limit, now_ms }: Span): number {
     const list = JSON.stringify(ids);
     const until_ms = performance.now() + merge_ms;
-    const found: number[] = [];
-    let from = span.after;
-    for (let stretch = merge_offsets; from < span.upto; stretch *= 2) {
-      const to = Math.min(from + stretch, span.upto);
-      const left = span.limit - found.length;
-      for (const { offset } of this.#sql.some_topics.all(list, from, to, span.now_ms, left)) {
+    let stretch = Math.max(merge_offsets, ids.length * rows_per_seek * 4);
+    for (let from = after; from < upto; stretch *= 2) {
+      const to = Math.min(from + stretch, upto);
+      const left = limit - found.length;
+      for (const { offset } of this.#sql.some_topics.all(list, from, to, now_ms, left)) {
         found.push(offset);
       }
-      from = found.length < span.limit ? to : found.at(-1)!;
-      if (found.length === span.limit || performance.now() > until_ms) break;
+      if (found.length === limit) return found.at(-1)!;
+      from = to;
+      if (performance.now() > until_ms) return to;
     }
-    return this.#add_all(page, found) ?? from;
+    return upto;
   }
 
+  /** Adds offsets that match, of at most about `rows_max` rows; answers how far it looked. */
   #scan(
-    page: PageWriter,
+    found: number[],
     filters: readonly string[],
     { after, upto, limit, now_ms }: Span,
+    rows_max: number,
   ): number {
     const matches = new Map<number, boolean>();
-    const found: number[] = [];
     let next = after;
-    for (let looked_at = 0; next < upto && looked_at < limits.read_scan_messages_max;) {
+    for (let looked_at = 0; next < upto && looked_at < rows_max;) {
       const rows = this.#sql.scan.all(next, upto) as unknown as [number, number, number][];
       for (const [offset, topic, expires_ms] of rows) {
         next = offset;
@@ -213,12 +226,12 @@ export class LogReader {
         }
         if (!match || expires_ms !== 0 && expires_ms <= now_ms) continue;
         found.push(offset);
-        if (found.length === limit) return this.#add_all(page, found) ?? next;
+        if (found.length === limit) return next;
       }
-      if (rows.length < chunk_scanned) next = upto;
+      if (rows.length < chunk_scanned) return upto;
       looked_at += rows.length;
     }
-    return this.#add_all(page, found) ?? next;
+    return next;
   }
 
   /** Answers the offset of the last row that found room; undefined when all did. */

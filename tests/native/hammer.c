@@ -20,16 +20,15 @@ struct client_thread {
   struct client clients[CLIENTS_PER_THREAD];
 };
 
-static atomic_int is_ending;  /* no new links */
 static atomic_uint running; /* client threads */
 
 static void *client_run(void *argument) {
   struct client_thread *t = argument;
-  for (uint32_t open = 1; open > 0 || !atomic_load(&is_ending);) {
+  for (uint32_t open = 1; open > 0 || !atomic_load(&hammer_is_ending);) {
     open = 0;
     for (uint32_t i = 0; i < CLIENTS_PER_THREAD; i++) {
       struct client *c = &t->clients[i];
-      if (c->link == NULL && !atomic_load(&is_ending) && random_chance(&t->seed, 5)) {
+      if (c->link == NULL && !atomic_load(&hammer_is_ending) && random_chance(&t->seed, 5)) {
         c->seed = random_u64(&t->seed);
         client_begin(c, t->ports);
       }
@@ -136,7 +135,7 @@ static void hammer(uint64_t seed, uint32_t seconds, uint32_t thread_count) {
   uint64_t end_ms = clock_ms() + seconds * 1000ull;
   while (atomic_load(&running) > 0) {
     if (clock_ms() >= end_ms) {
-      atomic_store(&is_ending, 1);
+      atomic_store(&hammer_is_ending, 1);
       h->is_ending = 1;
     }
     host_turn(h, &w);

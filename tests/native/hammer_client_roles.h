@@ -186,6 +186,10 @@ static void client_speak(struct client *c, uint64_t now_ms) {
 static void client_step(struct client *c) {
   uint64_t now_ms = clock_ms();
   const struct link *l = c->link;
+  if (atomic_load(&hammer_is_ending)) {
+    if (l->role == ROLE_ROGUE || l->role == ROLE_MUTE) return client_close(c, 1);
+    if (c->end_ms > now_ms) c->end_ms = now_ms;
+  }
   if (l->role == ROLE_ROGUE) {
     if (now_ms > c->end_ms + (c->is_stone ? 8000 : 2000)) return client_close(c, 1);
     if (now_ms >= c->next_ms && !client_misbehave(c)) return;

@@ -78,6 +78,9 @@ static struct {
   struct link *all[LINKS_MAX];
 } links = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+/* No new links, and those that are there come to their end. */
+static atomic_int hammer_is_ending;
+
 static struct link *link_new(uint64_t *seed, unsigned role) {
   struct link *l = calloc(1, sizeof *l);
   REQUIRE(l != NULL, "no memory");

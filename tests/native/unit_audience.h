@@ -69,9 +69,9 @@ static void unit_audience_random(uint64_t seed) {
   static struct naive n;
   struct audience_table t = {0};
   memset(&n, 0, sizeof n);
-  for (int step = 0; step < 200000; step++) {
+  for (int step = 0; step < 100000; step++) {
     /* Phases of mostly joining and mostly leaving, so that audiences grow large and end. */
-    uint32_t join_percent = step / 20000 % 2 == 0 ? 70 : 30;
+    uint32_t join_percent = step / 10000 % 2 == 0 ? 70 : 30;
     uint32_t i = random_below(&seed, random_chance(&seed, 50) ? 3 : NAIVE_IDS);
     uint32_t slot = random_below(&seed, i == 0 ? 70 : NAIVE_SLOTS);
     naive_change(&t, &n, i, slot, random_chance(&seed, join_percent));

@@ -96,7 +96,7 @@ static void unit_ring_cases(void) {
 
 static void unit_ring(uint64_t seed) {
   unit_ring_cases();
-  struct ring_rig rig = {.seed = seed, .records = 50000};
+  struct ring_rig rig = {.seed = seed, .records = 20000};
   REQUIRE(ring_open(&rig.ring, 4096) == 0, "no memory");
   pthread_t thread;
   REQUIRE(pthread_create(&thread, NULL, ring_producer, &rig) == 0, "no thread");
@@ -139,7 +139,7 @@ static void *command_producer(void *argument) {
 }
 
 static void unit_command_queue(uint64_t seed) {
-  struct command_rig rig = {.seed = seed, .records = 50000};
+  struct command_rig rig = {.seed = seed, .records = 20000};
   REQUIRE(command_queue_open(&rig.queue) == 0, "no memory");
   CHECK(command_queue_peek(&rig.queue) == NULL, "an empty queue shows something");
   pthread_t thread;

@@ -9,7 +9,7 @@ import type { Qos, StoredMessage } from "../../core/message.ts";
 import * as longwire from "../../core/protocol/longwire.ts";
 // @ts-types="../../core/protocol/longwire_pb.d.ts"
 import { longwire as pb } from "../../core/protocol/longwire_pb.js";
-import { heading } from "../../tools/generate_protocol.ts";
+import { heading } from "./generate.ts";
 import { bytes_of, concat } from "../cases/bytes.ts";
 import { frame, longwire_cases, type LongwireCase } from "../cases/longwire_cases.ts";
 import { random_of, seed_for } from "../cases/random.ts";

@@ -15,7 +15,8 @@ import {
   type Version,
 } from "../../core/protocol/mqtt.ts";
 import type { Qos } from "../../core/message.ts";
-import { Inbox } from "./wait.ts";
+import { concat } from "../cases/bytes.ts";
+import { RawConnection } from "./raw.ts";
 
 type Of<Type extends PacketType> = Extract<Packet, { type: Type }>;
 
@@ -28,19 +29,11 @@ export type SubscribeOptions = Partial<Omit<Subscription, "filter">>;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-export class MqttClient {
-  /** Packets in the order in which they came; it ends with the connection. */
-  readonly inbox: Inbox<Packet>;
-  readonly #conn: Deno.TcpConn;
-  readonly #decoder: Decoder;
-  readonly #reading: Promise<void>;
+export class MqttClient extends RawConnection<Packet> {
   #packet_id = 0;
 
-  constructor(conn: Deno.TcpConn, readonly version: Version, name: string) {
-    this.#conn = conn;
-    this.inbox = new Inbox(name);
-    this.#decoder = new Decoder(version);
-    this.#reading = this.#read();
+  constructor(conn: Deno.TcpConn, readonly version: Version, readonly name: string) {
+    super(conn, name, new Decoder(version));
   }
 
   /** A TCP connection on which nothing was sent. */
@@ -61,38 +54,25 @@ export class MqttClient {
   ): Promise<{ client: MqttClient; connack: Connack }> {
     const packet = connect_packet(options);
     const client = await MqttClient.open(address, packet.version, packet.client_id);
-    await client.send(packet);
+    await client.say(packet);
     return { client, connack: await client.expect("connack") };
   }
 
-  async send(...packets: readonly Packet[]): Promise<void> {
-    for (const packet of packets) await this.send_bytes(encode(packet, this.version));
-  }
-
-  async send_bytes(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length;) at += await this.#conn.write(bytes.subarray(at));
+  /** Sends packets, in one piece. */
+  async say(...packets: readonly Packet[]): Promise<void> {
+    await this.send(concat(...packets.map((packet) => encode(packet, this.version))));
   }
 
   /** The next packet; undefined = the service closed the connection. */
   next(timeout_ms?: number): Promise<Packet | undefined> {
-    return this.inbox.next(timeout_ms);
+    return this.packets.next(timeout_ms);
   }
 
   /** The next packet, which must be of this type. */
   async expect<Type extends PacketType>(type: Type): Promise<Of<Type>> {
     const packet = await this.next();
     if (packet?.type === type) return packet as Of<Type>;
-    throw new Error(`${this.inbox.name}: ${type} expected, not ${text_of(packet)}`);
-  }
-
-  /** Waits for the end of the connection; answers what came before it. */
-  async end_of_connection(): Promise<Packet[]> {
-    const packets: Packet[] = [];
-    for (;;) {
-      const packet = await this.next();
-      if (packet === undefined) return packets;
-      packets.push(packet);
-    }
+    throw new Error(`${this.name}: ${type} expected, not ${text_of(packet)}`);
   }
 
   /** A packet identifier that this method has not given lately. */
@@ -117,17 +97,17 @@ export class MqttClient {
     } as const;
     const packet_id = this.packet_id();
     const properties = subscription_id === 0 ? {} : { properties: { subscription_id } };
-    await this.send({ type: "subscribe", packet_id, subscriptions: [subscription], ...properties });
+    await this.say({ type: "subscribe", packet_id, subscriptions: [subscription], ...properties });
     const suback = await this.expect("suback");
     if (suback.packet_id !== packet_id || suback.reason_codes.length !== 1) {
-      throw new Error(`${this.inbox.name}: another SUBACK: ${text_of(suback)}`);
+      throw new Error(`${this.name}: another SUBACK: ${text_of(suback)}`);
     }
     return suback.reason_codes[0];
   }
 
   async unsubscribe(filter: string): Promise<readonly number[]> {
     const packet_id = this.packet_id();
-    await this.send({ type: "unsubscribe", packet_id, filters: [filter] });
+    await this.say({ type: "unsubscribe", packet_id, filters: [filter] });
     return (await this.expect("unsuback")).reason_codes;
   }
 
@@ -139,11 +119,11 @@ export class MqttClient {
   ): Promise<number> {
     const qos = options.qos ?? 0;
     const packet_id = qos === 0 ? 0 : options.packet_id ?? this.packet_id();
-    await this.send(publish_packet(topic, payload, { ...options, packet_id }));
+    await this.say(publish_packet(topic, payload, { ...options, packet_id }));
     if (qos === 0) return 0;
     const first = await this.expect(qos === 1 ? "puback" : "pubrec");
     if (qos === 1 || first.reason_code >= 0x80) return first.reason_code;
-    await this.send({ type: "pubrel", packet_id, reason_code: 0 });
+    await this.say({ type: "pubrel", packet_id, reason_code: 0 });
     return (await this.expect("pubcomp")).reason_code;
   }
 
@@ -156,54 +136,28 @@ export class MqttClient {
 
   async acknowledge({ qos, packet_id }: Publish): Promise<void> {
     if (qos === 0) return;
-    await this.send({ type: qos === 1 ? "puback" : "pubrec", packet_id, reason_code: 0 });
+    await this.say({ type: qos === 1 ? "puback" : "pubrec", packet_id, reason_code: 0 });
     if (qos === 1) return;
     await this.expect("pubrel");
-    await this.send({ type: "pubcomp", packet_id, reason_code: 0 });
+    await this.say({ type: "pubcomp", packet_id, reason_code: 0 });
   }
 
   /** Fails when a packet comes before the answer to a PINGREQ. */
   async expect_nothing(): Promise<void> {
-    await this.send({ type: "pingreq" });
+    await this.say({ type: "pingreq" });
     await this.expect("pingresp");
   }
 
   /** DISCONNECT, as a client that is content. */
   async disconnect(packet: Partial<Of<"disconnect">> = {}): Promise<void> {
-    await this.send({ type: "disconnect", reason_code: 0, ...packet });
-    await this.end_of_connection();
+    await this.say({ type: "disconnect", reason_code: 0, ...packet });
+    await this.closed();
     await this.close();
   }
 
   /** Ends the connection without a word. */
-  async close(): Promise<void> {
-    try {
-      this.#conn.close();
-    } catch {
-      // closed before
-    }
-    await this.#reading;
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-
-  async #read(): Promise<void> {
-    const chunk = new Uint8Array(64 << 10);
-    try {
-      for (;;) {
-        const size = await this.#conn.read(chunk);
-        if (size === null) break;
-        for (const packet of this.#decoder.feed(chunk.subarray(0, size))) this.inbox.push(packet);
-      }
-    } catch (error) {
-      const is_end = error instanceof Deno.errors.BadResource ||
-        error instanceof Deno.errors.Interrupted ||
-        error instanceof Deno.errors.ConnectionReset;
-      if (!is_end) console.error(`${this.inbox.name}:`, error);
-    }
-    this.inbox.end();
+  close(): Promise<void> {
+    return this[Symbol.asyncDispose]();
   }
 }
 

@@ -7,8 +7,8 @@
  * the service go back. So one number says it all, `top`, the highest offset seen, and for the time
  * of such a *rewind* the filters say which older messages were not for us then.
  */
-import type { Qos } from "../core/message.ts";
-import { filter_matches, split_share } from "../core/topic_tree.ts";
+import type { Qos } from "../message.ts";
+import { filter_matches, split_share } from "../topic_tree.ts";
 
 interface Coverage {
   readonly filter: string;

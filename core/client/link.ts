@@ -2,9 +2,9 @@
  * One connection of a client: frames in and out, heartbeats, and the end of a connection that has
  * gone silent. Whatever ends it, `next` throws a Refusal that says why.
  */
-import { codes, Refusal } from "../core/codes.ts";
-import { limits } from "../core/limits.ts";
-import { Decoder, encode, type Frame, type FrameInit } from "../core/protocol/longwire.ts";
+import { codes, Refusal } from "../codes.ts";
+import { limits } from "../limits.ts";
+import { Decoder, encode, type Frame, type FrameInit } from "../protocol/longwire.ts";
 import type { Connection } from "./transport.ts";
 
 /** Frames waiting for the socket; past it nothing more is taken. */

@@ -2,9 +2,9 @@
  * What the application has asked for and the service has not answered yet: kept across connections,
  * sent again on each, answered once.
  */
-import { codes, Refusal } from "../core/codes.ts";
-import type { Qos } from "../core/message.ts";
-import type { FrameCursor, FrameInit } from "../core/protocol/longwire.ts";
+import { codes, Refusal } from "../codes.ts";
+import type { Qos } from "../message.ts";
+import type { FrameCursor, FrameInit } from "../protocol/longwire.ts";
 
 /** A stored publish. */
 export interface PublishReceipt {

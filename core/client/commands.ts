@@ -2,9 +2,9 @@
  * `longwire sub` and `longwire pub`: what a newcomer tries first. Messages go to stdout, everything
  * that is said about them to stderr, so that the output can be piped.
  */
-import { codes } from "../core/codes.ts";
-import type { MessageFrame } from "../core/protocol/longwire.ts";
-import { type Client, type ClientEvent, connect } from "./mod.ts";
+import { codes } from "../codes.ts";
+import type { MessageFrame } from "../protocol/longwire.ts";
+import { type Client, type ClientEvent, connect } from "../client.ts";
 import {
   parse_pub,
   parse_sub,

@@ -4,9 +4,9 @@
  * when the application comes back for the next event, so what it was working on when it died is
  * sent again.
  */
-import { type Code, code_of, codes, Refusal } from "../core/codes.ts";
-import { limits } from "../core/limits.ts";
-import type { MessageProperties, Qos } from "../core/message.ts";
+import { type Code, code_of, codes, Refusal } from "./codes.ts";
+import { limits } from "./limits.ts";
+import type { MessageProperties, Qos } from "./message.ts";
 import {
   type Frame,
   type FrameCursor,
@@ -16,25 +16,25 @@ import {
   type Redirect,
   type Subscribed,
   type Welcome,
-} from "../core/protocol/longwire.ts";
-import { Acks } from "./acks.ts";
+} from "./protocol/longwire.ts";
+import { Acks } from "./client/acks.ts";
 import {
   backoff_default,
   backoff_ms,
   type BackoffOptions,
   retry_after_ms,
   RetryBudget,
-} from "./backoff.ts";
-import { EventQueue } from "./events.ts";
-import { Link } from "./link.ts";
-import { Publishes, type PublishReceipt, Subscriptions, type Wanted } from "./requests.ts";
-import { type Rewind, Seen } from "./seen.ts";
-import { open_tcp } from "./tcp.ts";
-import type { Open } from "./transport.ts";
+} from "./client/backoff.ts";
+import { EventQueue } from "./client/events.ts";
+import { Link } from "./client/link.ts";
+import { Publishes, type PublishReceipt, Subscriptions, type Wanted } from "./client/requests.ts";
+import { type Rewind, Seen } from "./client/seen.ts";
+import { open_tcp } from "./client/tcp.ts";
+import type { Open } from "./client/transport.ts";
 
-export type { PublishReceipt } from "./requests.ts";
-export type { Connection, Open } from "./transport.ts";
-export { open_tcp } from "./tcp.ts";
+export type { PublishReceipt } from "./client/requests.ts";
+export type { Connection, Open } from "./client/transport.ts";
+export { open_tcp } from "./client/tcp.ts";
 
 export interface ClientOptions {
   /** host:port of the service; of several, the next is tried when one fails. */

@@ -1,8 +1,8 @@
 /** What the commands `pub` and `sub` may be told: arguments -> checked options, and their help. */
-import { duration_ms } from "../core/duration.ts";
-import type { Qos } from "../core/message.ts";
-import type { FrameCursor } from "../core/protocol/longwire.ts";
-import { filter_problem, topic_problem } from "../core/topic_tree.ts";
+import { duration_ms } from "../duration.ts";
+import type { Qos } from "../message.ts";
+import type { FrameCursor } from "../protocol/longwire.ts";
+import { filter_problem, topic_problem } from "../topic_tree.ts";
 
 /** What is wrong with the arguments, as one sentence. */
 export class UsageError extends Error {
