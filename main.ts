@@ -7,6 +7,7 @@ import type { Code } from "./core/codes.ts";
 import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
+import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";
 import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
@@ -18,7 +19,7 @@ import { shut_down } from "./core/shutdown.ts";
 import * as startup from "./core/startup.ts";
 import { MemoryStore } from "./core/store/memory.ts";
 import type { Store } from "./core/store/mod.ts";
-import { SqliteStore } from "./core/store/sqlite.ts";
+import { back_up_store, check_store, SqliteStore } from "./core/store/sqlite.ts";
 import manifest from "./deno.json" with { type: "json" };
 import { BuildError, ensure_library } from "./ffi/build.ts";
 import { Certificates } from "./ffi/certificates.ts";
@@ -110,7 +111,7 @@ function stop_signal(): Promise<void> {
 }
 
 async function serve(args: readonly string[]): Promise<void> {
-  const config = parse_config(args, Deno.env.toObject(), Deno.readTextFileSync, Deno.hostname());
+  const config = config_of(args);
   const { log_level: level } = config;
   const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
   const format = Deno.stderr.isTerminal() ? "text" : "json";
@@ -155,6 +156,65 @@ async function serve(args: readonly string[]): Promise<void> {
   await shut_down(parts, config.shutdown_timeout_s * 1000);
 }
 
+function is_there(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+function config_of(args: readonly string[]): Config {
+  return parse_config(args, Deno.env.toObject(), Deno.readTextFileSync, Deno.hostname());
+}
+
+async function examine_machine(args: readonly string[]): Promise<number> {
+  const config = config_of(args);
+  const findings = await examine([
+    {
+      name: "deno",
+      optional: true,
+      run: () => {
+        const problem = deno_problem(Deno.version.deno);
+        if (problem !== undefined) throw new Error(problem);
+        return Deno.version.deno;
+      },
+    },
+    {
+      name: "reactor",
+      run: () => ensure_library(startup.backend_of(config.backend, Deno.build.os)),
+    },
+    {
+      name: "store",
+      run: async () => {
+        if (config.data === "memory") return "nothing is kept";
+        if (!is_there(`${config.data}/longwire.db`)) return `nothing is in ${config.data} yet`;
+        const problems = await check_store(config.data);
+        if (problems.length > 0) throw new Error(problems.join("\n"));
+        return `${config.data} is sound`;
+      },
+    },
+  ]);
+  console.log(findings_text(findings));
+  return is_sound(findings) ? 0 : 1;
+}
+
+async function back_up([target, ...args]: readonly string[]): Promise<number> {
+  if (target === undefined || target.startsWith("-")) {
+    throw new startup.StartError("Cannot back up: name the file to write, such as backup.db");
+  }
+  const { data } = config_of(args);
+  try {
+    await back_up_store(data, target);
+  } catch (error) {
+    throw new startup.StartError((error as Error).message);
+  }
+  console.log(`${data} is copied to ${target}`);
+  return 0;
+}
+
 /** What the operator can mend: said in one sentence, without a stack. */
 const start_errors = [startup.StartError, BuildError, TlsError];
 
@@ -169,6 +229,10 @@ async function main(): Promise<number> {
         return await run_pub(command.args, stop_signal());
       case "sub":
         return await run_sub(command.args, stop_signal());
+      case "doctor":
+        return await examine_machine(command.args);
+      case "backup":
+        return await back_up(command.args);
       case "serve":
         await serve(command.args);
         return 0;

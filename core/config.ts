@@ -67,6 +67,10 @@ export const commands = [
   { name: "pub", help: "publish one message" },
   { name: "sub", help: "print the messages of a topic filter" },
   { name: "doctor", help: "check what this machine can do and what stands in the way" },
+  {
+    name: "backup",
+    help: "copy the database to a new file while the service may run: backup PATH",
+  },
   { name: "help", help: "print this text" },
 ] as const;
 

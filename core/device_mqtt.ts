@@ -26,6 +26,7 @@ import {
 import { expiry_never_s, type Session, SubscriptionOptions, type Will, Wire } from "./session.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
+import { is_shared } from "./topic_tree.ts";
 
 /** Reason code of a PUBREL or PUBCOMP for a packet id that is not in use (table 2-6). */
 const packet_id_not_found = 0x92;
@@ -39,9 +40,6 @@ export const busy_packet: Uint8Array = Uint8Array.of(0x20, 2, 0, 3);
 
 /** Table 2-1. */
 const type_publish = 3;
-
-/** Names that start so belong to the service: shared subscriptions are kept under them. */
-const reserved_id = "$share/";
 
 function version_of(session: Session): Version {
   return session.wire === Wire.mqtt5 ? 5 : 4;
@@ -110,8 +108,8 @@ export class MqttDriver implements Driver {
     if (properties?.authentication_method !== undefined) { // [MQTT-4.12.0-1]
       throw new Refusal(codes.auth_method);
     }
-    if (client_id.startsWith(reserved_id)) {
-      throw new Refusal(codes.client_id_invalid, `Client ids with ${reserved_id} are the server's`);
+    if (is_shared(client_id)) { // shared subscriptions are kept under such names
+      throw new Refusal(codes.client_id_invalid, "Client ids must not begin with $share/");
     }
     if (will !== undefined && is_own(will.topic)) {
       throw new Refusal(codes.forbidden, "$SYS is the server's own");
@@ -411,7 +409,8 @@ export class MqttDriver implements Driver {
       if (no_local) session.no_local = true;
       reason_codes.push(qos);
       // [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
-      if (retain_handling === 0 || retain_handling === 1 && is_new) {
+      // none for shared subscriptions: section 4.8.2
+      if (!is_shared(filter) && (retain_handling === 0 || retain_handling === 1 && is_new)) {
         retained.push([filter, options]);
       }
     }

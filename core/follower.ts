@@ -41,6 +41,11 @@ export class Follower implements Tap {
     this.room();
   }
 
+  /** Everything up to this offset has been written, or does not match. */
+  get after(): number {
+    return this.#after;
+  }
+
   /** The sink takes more: reads on, if there is something to read. */
   room(): void {
     if (this.#live || this.#reading || this.#closed) return;

@@ -10,15 +10,10 @@ import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
-import {
-  offline,
-  type PublishAnswers,
-  Session,
-  SubscriptionOptions,
-  type Wire,
-} from "./session.ts";
+import { offline, type PublishAnswers, Session, SubscriptionOptions, Wire } from "./session.ts";
 import type { Exchange, Will } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
+import { SharedSubscriptions } from "./shared.ts";
 import { is_shared } from "./topic_tree.ts";
 
 /** One device protocol: what its packets mean. Drivers hold no state of a connection. */
@@ -75,7 +70,8 @@ export interface Claim {
 const slice_ms = 4;
 
 function refusal_of_filter(session: Session, filter: string): Code | null {
-  if (filter.startsWith("$share/")) return codes.shared_unsupported;
+  // Longwire devices acknowledge cumulatively: they cannot have every third message of a topic.
+  if (is_shared(filter) && session.wire === Wire.longwire) return codes.shared_unsupported;
   const is_more = session.options_of(filter) === undefined;
   return is_more && session.subscription_count >= limits.subscriptions_per_session_max
     ? codes.subscription_limit
@@ -89,6 +85,7 @@ export class Hub implements ReactorHandler {
   /** Sessions whose connection is being closed for a successor. */
   readonly #successors = new Map<Session, Handshake>();
   readonly #replayer: Replayer;
+  readonly shared: SharedSubscriptions;
   #stopping = false;
 
   constructor(
@@ -101,7 +98,8 @@ export class Hub implements ReactorHandler {
   ) {
     this.#replayer = new Replayer(reactor, router, log, (session, from, to) => {
       this.driver_of(session).on_gap(session, from, to);
-    });
+    }, (session) => this.shared.live(session));
+    this.shared = new SharedSubscriptions(router, sessions, log);
   }
 
   /** Drains the reactor until stop(). */
@@ -211,9 +209,12 @@ export class Hub implements ReactorHandler {
     const session = this.#session(conn, generation);
     if (session === undefined) return;
     const received: number[] = [];
-    for (const { how, ...exchange } of settled) {
-      if (how === "acked") session.exchange_over(exchange.packet_id);
+    for (const one of settled) {
+      const { how, ...plain } = one;
+      const group = plain.shared ? this.shared.settled(session, one) : undefined;
+      if (how === "acked") session.exchange_over(plain.packet_id);
       if (how !== "received") continue;
+      const exchange = group === undefined ? plain : { ...plain, group };
       const { inflight } = session;
       if (inflight === null) session.inflight = new Map([[exchange.packet_id, exchange]]);
       else inflight.set(exchange.packet_id, exchange);
@@ -234,6 +235,10 @@ export class Hub implements ReactorHandler {
    * on.
    */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
+    if (is_shared(filter)) {
+      session.subscribe(filter, options);
+      return this.shared.join(session, filter, options);
+    }
     const before = session.options_of(filter);
     if (before !== undefined) this.router.fanout.leave(session, filter, before);
     else if (!session.identified && SubscriptionOptions.identifier(options) > 0) {
@@ -267,16 +272,20 @@ export class Hub implements ReactorHandler {
       if (SubscriptionOptions.identifier(options) > 0) session.identified = true;
     }
     for (const [filter, options] of session.subscriptions()) {
-      this.router.fanout.join(session, filter, options);
+      if (!is_shared(filter)) this.router.fanout.join(session, filter, options);
     }
     this.#replayer.start(session);
+    for (const [filter, options] of session.subscriptions()) {
+      if (is_shared(filter)) this.shared.join(session, filter, options);
+    }
   }
 
   /** Undoes subscribe(); answers whether there was such a subscription. */
   unsubscribe(session: Session, filter: string): boolean {
     const options = session.options_of(filter);
     if (options === undefined) return false;
-    this.router.fanout.leave(session, filter, options);
+    if (is_shared(filter)) this.shared.part(session, filter);
+    else this.router.fanout.leave(session, filter, options);
     session.unsubscribe(filter);
     return true;
   }
@@ -398,12 +407,16 @@ export class Hub implements ReactorHandler {
 
   #detach(session: Session, code: Code, closed: Closed): void {
     for (const [filter, options] of session.subscriptions()) {
-      this.router.fanout.leave(session, filter, options);
+      if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);
     }
     const cursor = this.#replayer.cursor_of(session, closed);
     // What the connection had open, and of earlier ones what it had not come to yet.
     const inflight = new Map<number, Exchange>();
+    for (const exchange of this.shared.closed(session, closed.inflight)) {
+      inflight.set(exchange.packet_id, exchange);
+    }
     for (const exchange of closed.inflight) {
+      if (exchange.shared) continue;
       const known = session.inflight?.get(exchange.packet_id) ?? exchange;
       inflight.set(exchange.packet_id, { ...known, released: exchange.released });
     }

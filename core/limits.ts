@@ -41,6 +41,8 @@ export const limits = Object.freeze({
   out_queue_hard_bytes: 4 << 20,
   /** QoS >= 1 publishes of one MQTT 5 connection that are not answered yet: Receive Maximum. */
   receive_max: 1024,
+  /** Messages of one shared subscription that are with one member at a time. */
+  shared_inflight_max: 128,
   /** Topic aliases that an MQTT 5 client may set [MQTT-3.3.2-9]. */
   topic_alias_max: 32,
   /** QoS >= 1 messages in flight to one MQTT connection. */

@@ -19,7 +19,7 @@ import {
   Wire,
 } from "./session.ts";
 import type { Page, RetainedPage, Soon } from "./store/mod.ts";
-import { filter_matches, is_shared } from "./topic_tree.ts";
+import { filter_matches, is_shared, split_share } from "./topic_tree.ts";
 
 /** Messages handed to connections, and time spent, before everything else has a turn. */
 const slice_messages = 4096;
@@ -40,6 +40,7 @@ export class Replayer {
     readonly router: Router,
     readonly log: Log,
     readonly on_gap: (session: Session, from: number, to: number) => void,
+    readonly on_live: (session: Session) => void,
   ) {}
 
   /** Goes on with the exchanges that are open [MQTT-4.4.0-1], then from the session's cursor. */
@@ -214,7 +215,7 @@ export class Replayer {
     let handed = 0;
     while (replay.resends.length > 0 && replay.room > 0) {
       const [exchange] = replay.resends;
-      const found = exchange.released ? null : this.router.stored(exchange.seq, session);
+      const found = exchange.released ? null : this.#message_of(session, exchange);
       if (found instanceof Promise) {
         this.#later(session, replay, found, (message) => {
           replay.resends.shift();
@@ -228,6 +229,14 @@ export class Replayer {
     }
     this.#go_on(session, replay);
     return handed;
+  }
+
+  #message_of(session: Session, { seq, group }: Exchange): Soon<StoredMessage | null> {
+    if (group !== undefined) return this.router.stored(seq, [split_share(group)!.filter]);
+    // Also what it has unsubscribed from since: "#" matches all but topics that begin with $.
+    const filters = ["#"];
+    for (const [filter] of session.subscriptions()) if (filter[0] === "$") filters.push(filter);
+    return this.router.stored(seq, filters);
   }
 
   /** @param message null = not needed, or no longer in the log */
@@ -347,6 +356,7 @@ export class Replayer {
     session.since = null;
     session.unsure_to = 0;
     this.reactor.live(session.conn, session.generation, session.behind_count);
+    this.on_live(session);
   }
 
   /**

@@ -11,7 +11,6 @@ import { limits } from "./limits.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
 import type { Appended, Page, RetainedPage, Soon, Store } from "./store/mod.ts";
-import { split_share } from "./topic_tree.ts";
 
 /** Messages that are stored once under an idempotency key, all or none. */
 export interface Once {
@@ -106,14 +105,10 @@ export class Router {
   }
 
   /**
-   * The message of an offset, read for a session that was sent it; null = it is not in the log any
+   * The message of an offset, which matches one of the filters; null = it is not in the log any
    * more.
    */
-  stored(offset: number, session: Session): Soon<StoredMessage | null> {
-    const filters = ["#"];
-    for (const [filter] of session.subscriptions()) {
-      if (filter.startsWith("$")) filters.push(split_share(filter)?.filter ?? filter);
-    }
+  stored(offset: number, filters: readonly string[]): Soon<StoredMessage | null> {
     const found = ({ messages: [message] }: Page) => message?.offset === offset ? message : null;
     const page = this.store.read(filters, offset - 1, 1);
     return page instanceof Promise ? page.then(found) : found(page);

@@ -7,7 +7,8 @@ import { expiry_never_s, type PublishAnswers, Session, type Wire } from "./sessi
 import type { Exchange, Will } from "./session.ts";
 import type { Log } from "./log.ts";
 import { session_of, stored_session } from "./session_record.ts";
-import type { Soon, Store } from "./store/mod.ts";
+import type { Soon, Store, StoredSession } from "./store/mod.ts";
+import { is_shared } from "./topic_tree.ts";
 
 /** How long a moved cursor may stay unwritten: what a crash sends again at most. */
 const cursor_flush_ms = 1000;
@@ -18,9 +19,23 @@ function tick_of(time_ms: number): number {
   return Math.floor(time_ms / tick_ms);
 }
 
+/** What else is kept among the sessions: shared subscriptions, under names like theirs. */
+export interface Groups {
+  /** A row that is not a session. */
+  load(record: StoredSession): void;
+  /** A session of an earlier run; called after all rows have been loaded. */
+  loaded(session: Session): void;
+  /** All sessions have been told of. */
+  prune(): void;
+  forget(session: Session): void;
+  /** Rows that are out of date. */
+  changes(): Iterable<StoredSession>;
+}
+
 export class Sessions {
   /** Publishes the will of a connection that is gone. */
   on_will: (session: Session, will: Will) => void = () => {};
+  groups: Groups | null = null;
 
   readonly #by_id = new Map<string, Session>();
   /** Sessions whose cursor moved since it was written, and those of which more than that changed. */
@@ -52,10 +67,16 @@ export class Sessions {
   /** Reads what earlier runs left, and starts the clock. */
   async load(answers_of: (wire: Wire) => PublishAnswers): Promise<void> {
     for await (const stored of this.store.sessions()) {
+      if (is_shared(stored.id)) {
+        this.groups?.load(stored);
+        continue;
+      }
       const session = session_of(stored, answers_of, this.now_ms(), this.store.head);
       this.#by_id.set(session.id, session);
       this.#set_alarm(session);
     }
+    for (const session of this.#by_id.values()) this.groups?.loaded(session);
+    this.groups?.prune();
     this.#timer = setInterval(() => this.#tick(), tick_ms);
   }
 
@@ -119,7 +140,17 @@ export class Sessions {
     this.#changed.delete(session);
     this.#alarms.get(session.alarm_tick)?.delete(session);
     if (session.stored) this.#delete(session);
+    this.groups?.forget(session);
     this.#publish_will(session);
+  }
+
+  /** Writes, or deletes, a row that is not a session. */
+  put_record(record: StoredSession): void {
+    this.#background(this.store.put_session(record));
+  }
+
+  delete_record(id: string): void {
+    this.#background(this.store.delete_session(id));
   }
 
   /** The device has acknowledged everything up to an offset. */
@@ -227,6 +258,7 @@ export class Sessions {
     const writes: Soon<void>[] = [];
     const changed = [...this.#changed];
     for (const session of changed) writes.push(this.keep(session));
+    for (const record of this.groups?.changes() ?? []) writes.push(this.store.put_session(record));
     for (const { id, cursor } of this.#moved) writes.push(this.store.put_cursor(id, cursor));
     this.#moved.clear();
     try {

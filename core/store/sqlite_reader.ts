@@ -167,7 +167,7 @@ export class LogReader {
       ? rows_max
       : Math.min(rows_max, Math.max(scan_rows_min, ids.length * rows_per_seek));
     let next = this.#scan(found, filters, span, rows);
-    // A short page is as good as a full one; next to nothing found means that a scan is the wrong way.
+    // A short page is as good as a full one; next to nothing means that scanning is the wrong way.
     if (ids !== undefined && next < span.upto && found.length < span.limit / 4) {
       next = this.#merge(found, ids, { ...span, after: next });
     }

@@ -22,6 +22,12 @@ export async function available_bytes(): Promise<number> {
   return kilobytes(await read_proc("/proc/meminfo"), "MemAvailable");
 }
 
+/** RLIMIT_NOFILE of this process and those that it starts. */
+export async function descriptors_max(): Promise<number> {
+  const limits = await read_proc("/proc/self/limits");
+  return Number(/^Max open files\s+\d+\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
+}
+
 /** Kernel, processor and cores. */
 export async function machine_line(): Promise<string> {
   const model = /^model name\s*:\s*(.+)$/m.exec(await read_proc("/proc/cpuinfo"))?.[1];

@@ -48,7 +48,7 @@ struct options {
   uint64_t id_first, id_step, present, quiet_ms;
   uint64_t payload_bytes, qos, window, batch, messages;
   uint64_t warmup_ms, measure_ms, hold_ms, stall_ms, connect_ms;
-  uint64_t rate_per_s, ping_s, connecting_max, seed;
+  uint64_t rate_per_s, ping_s, connecting_max, seed, nice;
 };
 
 struct option_number {
@@ -83,6 +83,7 @@ static const struct option_number option_numbers[] = {
     {AT(ping_s), 0, 0, 65535, "hold, steady: keepalive, one ping in each; 0 = none"},
     {AT(connecting_max), 64, 1, 65536, "connections being opened at one time"},
     {AT(seed), 1, 1, UINT64_MAX, "of the random choice of devices"},
+    {AT(nice), 0, 0, 19, "how far the server goes before this, where both want a core"},
 };
 #define OPTION_NUMBERS_COUNT (sizeof option_numbers / sizeof option_numbers[0])
 
@@ -806,12 +807,12 @@ static void fleet_publish_phase(struct fleet *fleet) {
 
 static void fleet_drain(struct fleet *fleet) {
   struct verdict *v = &fleet->slot->verdict;
-  uint64_t progress_ns = monotonic_ns(), progress = v->deliveries;
-  while (v->deliveries + v->lost < fleet->slot->messages) {
+  const struct client_counts *n = &fleet->cl.counts;
+  uint64_t progress_ns = monotonic_ns(), progress = v->deliveries + n->pongs;
+  while (v->deliveries + v->lost < fleet->slot->messages || n->pongs < n->pings) {
     client_turn(&fleet->cl, 10);
-    fleet_ping(&fleet->cl);
-    if (progress != v->deliveries) {
-      progress = v->deliveries;
+    if (progress != v->deliveries + n->pongs) {
+      progress = v->deliveries + n->pongs;
       progress_ns = monotonic_ns();
     } else if (monotonic_ns() - progress_ns > fleet->o->stall_ms * 1000000u) {
       break;
@@ -1014,6 +1015,7 @@ int main(int argc, char **argv) {
   parse_options(&o, argc - 2, argv + 2);
   payload_prepare();
   signal(SIGPIPE, SIG_IGN);
+  setpriority(PRIO_PROCESS, 0, (int)o.nice);
   if (!strcmp(mode, "fanout")) return run_streams(mode, &o, 1, (uint32_t)o.subscribers);
   if (!strcmp(mode, "pairs")) return run_streams(mode, &o, (uint32_t)o.pairs, 1);
   if (!strcmp(mode, "publish")) return run_publish(mode, &o);

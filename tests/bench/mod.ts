@@ -8,26 +8,38 @@
  *
  *     deno task bench                        fanout and pairs, under four minutes
  *     deno task bench fanout --only=qos0     part of it
+ *     deno task bench durable                under three minutes
  *     deno task bench hold --devices=1000000 --hold=60 --ping=60 --peers=longwire
  *     deno task bench steady --devices=100000 --rate=20000
+ *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *
- * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), hold (devices that are
+ * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), durable (publishes that
+ * are kept before they are acknowledged, by 1, 64 and 1000 publishers), hold (devices that are
  * connected, answer heartbeats and can be reached), steady (deliveries at a fixed rate, and their
- * latency). "pipelined" keeps a window of messages in flight; "one at a time" publishes the next
+ * latency), offline (messages for devices that are away, of which some return at once; Longwire
+ * only). "pipelined" keeps a window of messages in flight; "one at a time" publishes the next
  * message when every subscriber has the last one and, with QoS 1, its publisher the PUBACK.
  *
  *     --rounds=3       how often each peer gets its turn (hold and steady: 1)
- *     --seconds=1      measured in each run, after a warm-up (hold and steady: 10)
+ *     --seconds=1      measured in each run, after a warm-up (durable: 2; hold and steady: 10)
  *     --only=TEXT      only scenarios whose full name contains it, such as qos1-pipelined
- *     --peers=A,B      of: longwire, longwire-memory, mosquitto, mosquitto-persistent, nats, raw
+ *     --peers=A,B      of: longwire, longwire-memory, longwire-normal, mosquitto,
+ *                      mosquitto-persistent, nats, raw
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
+ *     --sessions=1000000 --messages=1000 --returning=20000    of offline
  *     --longwire="..." command that starts Longwire (or LONGWIRE_BENCH_COMMAND), else what
  *                      `deno task start` runs
+ *     --settings="..." settings that it gets in addition; else, when there are more devices than
+ *                      descriptors, --backend uring and as many threads as that takes
  *     --json           one JSON document instead of tables
  *
  * Columns: server us/delivery is CPU time of all threads of the server, user and kernel, for each
- * delivered message; generator is the share of one core that load.c used. Exit status 1: a run of
- * Longwire went wrong; 2: the benchmark could not run.
+ * delivered message; generator is the share of one core that load.c used; stall is the longest time
+ * that GET /healthz, asked every 10 ms, took to answer, and machine how late the asking process
+ * woke at worst, which is what this machine makes everybody wait; both ends is what the machine's
+ * free memory shrank by for each device, generator and kernel included. hold, where root runs it,
+ * raises what the kernel allows and puts it back. Exit status 1: a run of Longwire went wrong; 2:
+ * the benchmark could not run.
  */
 import { BuildError, ensure_program } from "./build.ts";
 import { number_of, read_flags, UsageError, type Values } from "./flags.ts";

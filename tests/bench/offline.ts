@@ -128,8 +128,11 @@ async function measure_publish(
 
 /** Runs load.c on devices of the fleet. */
 async function resume(peer: Peer, ...args: string[]): Promise<LoadResult> {
-  const common = ["resume", `prefix=${prefix}`, `topic=${topic}`, "qos=1"];
-  common.push(`payload_bytes=${payload_bytes}`, `stall_ms=${stall_ms}`, "connecting_max=1000");
+  const common = ["resume", `prefix=${prefix}`, `topic=${topic}`, "qos=1", "connecting_max=1000"];
+  common.push(`payload_bytes=${payload_bytes}`, `stall_ms=${stall_ms}`);
+  // A fleet has processors of its own: where it shares them, the service must not wait for it, or
+  // the stalls of its event loop would be the generator's.
+  common.push("nice=10");
   const out = await new Deno.Command(await ensure_program("load"), {
     args: [...common, ...args, `server=${peer.address}`, `pids=${peer.pid}`],
     signal: AbortSignal.timeout(1_800_000),
@@ -178,7 +181,7 @@ export async function offline(values: Values, peers: Peers): Promise<OfflineResu
   const messages = number_of("messages", values.messages, 1, 1_000_000);
   const wanted = number_of("returning", values.returning, 1, 4_000_000);
   if (wanted > sessions) throw new UsageError("Cannot return more devices than there are sessions");
-  const settings = peers.options.settings ?? fleet_settings(wanted);
+  const settings = peers.options.settings ?? await fleet_settings(wanted);
   const start = (kind: PeerKind) => peers.start(kind, { settings });
   const say = (line: string) => values.json ? Promise.resolve() : progress(`offline: ${line}`);
   await say(`${sessions_few} sessions`);

@@ -1,7 +1,7 @@
 /** Runs scenarios: peers in turn, round after round, load.c against each. */
 import { ensure_program } from "./build.ts";
 import { UsageError } from "./flags.ts";
-import { available_bytes, heap_of } from "./footprint.ts";
+import { available_bytes, descriptors_max, heap_of } from "./footprint.ts";
 import { NotInstalled, Peer, peer_kinds, peer_version } from "./peers.ts";
 import type { PeerKind, PeerOptions } from "./peers.ts";
 import { Probe } from "./probe.ts";
@@ -33,7 +33,7 @@ export class Peers {
     try {
       this.versions.set(name, await peer_version(kind));
       const { is_inspected, fleet_devices } = scenario;
-      const settings = this.options.settings ?? fleet_settings(fleet_devices);
+      const settings = this.options.settings ?? await fleet_settings(fleet_devices);
       const peer = await this.start(kind, { is_inspected, settings });
       if (scenario.has_keeper) await leave_keeper(peer);
       return peer;
@@ -62,21 +62,26 @@ export class Peers {
   }
 }
 
-/** Of one process, as this benchmark finds it; a service holds the fewer in descriptors. */
-const descriptors_max = 15_000;
+/** Descriptors of a process that are not devices. */
+const descriptors_reserved = 1000;
+/** Of an io_uring table, so that threads which get more devices than others have room. */
+const table_share = 0.93;
 
 /** What Longwire must be told to hold more devices than one process has descriptors. */
-export function fleet_settings(devices: number): string {
-  if (devices <= descriptors_max) return "";
+export async function fleet_settings(devices: number): Promise<string> {
+  const descriptors = await descriptors_max();
+  if (devices <= descriptors - descriptors_reserved) return "";
   const connections_max = Math.ceil(devices * 1.02) + 1000;
-  return `--backend uring --max_connections ${connections_max}`;
+  // Each I/O thread has a table of as many connections as a process has descriptors.
+  const io_threads = Math.ceil(connections_max / (descriptors * table_share));
+  return `--backend uring --io_threads ${io_threads} --max_connections ${connections_max}`;
 }
 
 const text = new TextDecoder();
 
 /** Connects a device that subscribes to all that is published, and goes away for good. */
 async function leave_keeper(peer: Peer): Promise<void> {
-  const args = ["resume", "devices=1", "present=0", "prefix=keeper", "topic=bench/#", "qos=1"];
+  const args = ["resume", "devices=1", "present=0", "prefix=keeper", "topic=bench/+/+", "qos=1"];
   const out = await new Deno.Command(await ensure_program("load"), {
     args: [...args, "messages=0", `server=${peer.address}`],
   }).output();

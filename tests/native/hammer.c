@@ -97,10 +97,11 @@ static void check_end(const struct host *h, const struct lw_stats *s) {
   CHECK(s->frames_in == h->frames, "%llu frames of %llu", (unsigned long long)h->frames,
         (unsigned long long)s->frames_in);
   printf("%llu connections, %llu frames in, %llu messages, %llu deliveries, %llu behind, "
-         "%llu replayed, %llu stale, %llu times full, %llu turns\n",
+         "%llu replayed, %llu shared, %llu returned, %llu stale, %llu times full, %llu turns\n",
          (unsigned long long)s->accepted, (unsigned long long)s->frames_in,
          (unsigned long long)h->publishes, (unsigned long long)s->deliveries,
          (unsigned long long)h->behinds, (unsigned long long)h->delivers,
+         (unsigned long long)h->shared, (unsigned long long)h->returned,
          (unsigned long long)s->stale_commands, (unsigned long long)s->ring_full,
          (unsigned long long)s->turns);
   for (int i = 0; i < LW_CODE_COUNT; i++) {

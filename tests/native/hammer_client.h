@@ -42,6 +42,7 @@ struct client {
   uint32_t welcomes;
   uint64_t droppable_last;
   uint64_t seq_last;
+  uint64_t shared_last;
   uint64_t key_last[KEYS];
   struct ack acks[ACKS_MAX];
   uint32_t ack_count;
@@ -161,6 +162,14 @@ static void client_message(struct client *c, const struct wire_found *f) {
   }
 }
 
+static void client_shared(struct client *c, const struct wire_found *f) {
+  client_note_message(c, f->packet_id, f->qos);
+  CHECK(f->body.number > c->shared_last, "link %u: shared %llu after %llu", c->link->number,
+        (unsigned long long)f->body.number, (unsigned long long)c->shared_last);
+  c->shared_last = f->body.number;
+  atomic_fetch_add(&c->link->shared_taken, 1);
+}
+
 /* After the last words there is nothing; before them, everything. */
 static void client_last_words(struct client *c) {
   struct link *l = c->link;
@@ -172,6 +181,8 @@ static void client_last_words(struct client *c) {
   if (!atomic_load(&l->is_kicked)) {
     CHECK(l->stored.taken == l->stored.count, "link %u: %u of %u stored messages", l->number,
           l->stored.taken, l->stored.count);
+    uint32_t taken = atomic_load(&l->shared_taken), acked = atomic_load(&l->shared_acked);
+    CHECK(taken == acked, "link %u: %u shared messages, %u acknowledged", l->number, taken, acked);
   }
   for (uint32_t i = 0; i < KEYS; i++) {
     CHECK(c->key_last[i] == l->key_last[i], "link %u: key %u ends with %llu", l->number, i + 1,
@@ -192,6 +203,7 @@ static void client_take(struct client *c, const struct wire_found *f, const uint
     return;
   }
   if (f->body.kind == WIRE_MESSAGE) return client_message(c, f);
+  if (f->body.kind == WIRE_SHARED) return client_shared(c, f);
   uint64_t number = (uint64_t)l->number << 32 | c->welcomes++;
   int is_stranger = f->body.number == 0 && f->body.kind == WIRE_LAST; /* it never said who it is */
   CHECK(f->body.number == number || is_stranger, "link %u: SEND %llx instead of %llx", l->number,

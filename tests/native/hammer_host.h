@@ -42,12 +42,14 @@ struct host {
   uint64_t log_count;
   uint64_t log_capacity;
   uint64_t number; /* of the last message */
+  uint64_t shared; /* and of the last one of a shared subscription */
   uint32_t stamp;
   uint64_t frames; /* events of each kind */
   uint64_t violations;
   uint64_t closes;
   uint64_t behinds;
   uint64_t delivers;
+  uint64_t returned;
   uint64_t publishes;
   int is_ending; /* nothing new is begun */
 };
@@ -96,7 +98,7 @@ static void host_join(struct host *h, struct link *l, uint32_t topic) {
 static void host_part(struct host *h, struct link *l) {
   uint64_t last = l->stored.count > 0 ? l->stored.values[l->stored.count - 1] : 0;
   if (l->protocol == LW_PROTOCOL_MQTT && l->acked_seq != last) return;
-  if (l->said_bye && !l->is_behind) host_close(h, l, CODE_BYE);
+  if (l->said_bye && !l->is_behind && l->shared_count == 0) host_close(h, l, CODE_BYE);
 }
 
 /* ---------------------------------------------------------------- replay */
@@ -160,6 +162,53 @@ static void host_acked(struct host *h, struct link *l, const struct lw_event *ev
         (unsigned long long)seq);
   l->acked_seq = seq;
   host_part(h, l);
+}
+
+/* ---------------------------------------------------------------- shared subscriptions */
+
+static void host_share(struct host *h, struct link *l) {
+  static struct wire_frame f;
+  if (l->protocol != LW_PROTOCOL_MQTT || l->shared_count == SHARED_MAX) return;
+  unsigned qos = 1 + random_below(&h->seed, 2);
+  struct wire_body body = {.number = ++h->shared, .kind = WIRE_SHARED};
+  wire_make(&f, l->protocol, &body, qos, random_below(&h->seed, 100));
+  struct publish p = {.seq = SHARED_SEQ + body.number, .packet_id_at = f.packet_id_at};
+  p.qos = qos | LW_DELIVER_SHARED | LW_DELIVER_ASIDE | LW_DELIVER_SETTLE;
+  command_deliver(&h->commands, l->handle, &p, 0, f.bytes, f.size);
+  l->shared[l->shared_count++] = p.seq;
+}
+
+/* One that was under way is no more. */
+static void host_unshare(struct link *l, uint64_t seq) {
+  uint32_t at = 0;
+  while (at < l->shared_count && l->shared[at] != seq) at++;
+  CHECK(at < l->shared_count, "link %u: %llx is settled, and was not under way", l->number,
+        (unsigned long long)seq);
+  if (at < l->shared_count) l->shared[at] = l->shared[--l->shared_count];
+}
+
+static void host_settled_one(struct host *h, struct link *l, const struct lw_inflight *s) {
+  if (s->released == LW_SETTLED_RECEIVED) {
+    const uint8_t pubrel[4] = {MQTT_PUBREL, 2, (uint8_t)(s->packet_id >> 8), (uint8_t)s->packet_id};
+    CHECK(l->is_held && s->qos == 2, "link %u: PUBREC of %u", l->number, s->packet_id);
+    command_send(&h->commands, l->handle, pubrel, sizeof pubrel);
+    return;
+  }
+  if (s->seq < SHARED_SEQ) {
+    uint32_t at = numbers_from(&l->stored, s->seq);
+    CHECK(l->is_held && at < l->stored.count && l->stored.values[at] == s->seq,
+          "link %u: message %llu is settled", l->number, (unsigned long long)s->seq);
+    return;
+  }
+  if (s->released == LW_SETTLED_RETURNED) h->returned++;
+  else atomic_fetch_add(&l->shared_acked, 1);
+  host_unshare(l, s->seq);
+  host_part(h, l);
+}
+
+static void host_settled(struct host *h, struct link *l, const struct lw_event *event) {
+  const struct lw_inflight *all = (const struct lw_inflight *)(const void *)(event + 1);
+  for (uint32_t i = 0; i < event->body_size / sizeof *all; i++) host_settled_one(h, l, &all[i]);
 }
 
 #include "hammer_host_events.h"

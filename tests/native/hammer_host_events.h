@@ -16,7 +16,8 @@ static void host_admit(struct host *h, struct link *l) {
   if (l->role == ROLE_ROGUE && random_chance(&h->seed, 5)) return; /* runs into its deadline */
   host_send(h, l, l->handle, l->protocol, WIRE_WELCOME);
   uint32_t keepalive_ms = l->role == ROLE_SLEEPER ? SLEEPER_KEEPALIVE_MS : 20000;
-  command_activate(&h->commands, l->handle, keepalive_ms, l->inflight_max, LW_ACTIVATE_REPORT_ACKS);
+  unsigned flags = LW_ACTIVATE_REPORT_ACKS | (l->is_held ? LW_ACTIVATE_HOLD_RELEASES : 0);
+  command_activate(&h->commands, l->handle, keepalive_ms, l->inflight_max, flags);
   if (random_chance(&h->seed, 20)) {
     command_plain(&h->commands, LW_COMMAND_BEHIND, l->handle);
     l->is_behind = 1;
@@ -104,7 +105,7 @@ static void host_violation(struct host *h, const struct lw_event *event) {
 }
 
 /* What CLOSED says of messages in flight: of its own, oldest first, ids distinct. */
-static void host_check_inflight(const struct link *l, const struct lw_event *event) {
+static void host_check_inflight(struct link *l, const struct lw_event *event) {
   struct lw_closed closed;
   memcpy(&closed, event + 1, sizeof closed);
   const struct lw_inflight *all = (const struct lw_inflight *)(const void *)
@@ -113,20 +114,25 @@ static void host_check_inflight(const struct link *l, const struct lw_event *eve
         event->body_size);
   CHECK(closed.inflight_count <= l->inflight_max, "link %u: %u in flight", l->number,
         closed.inflight_count);
+  uint64_t last = l->acked_seq;
   for (uint32_t i = 0; i < closed.inflight_count; i++) {
-    uint32_t at = numbers_from(&l->stored, all[i].seq);
-    CHECK(at < l->stored.count && l->stored.values[at] == all[i].seq, "link %u: seq in flight",
-          l->number);
-    CHECK(i == 0 || all[i].seq > all[i - 1].seq, "link %u: order in flight", l->number);
-    CHECK(all[i].seq > l->acked_seq && all[i].seq <= closed.seen_seq, "link %u: %llu in flight",
-          l->number, (unsigned long long)all[i].seq);
+    if (all[i].seq > SHARED_SEQ) {
+      host_unshare(l, all[i].seq);
+    } else {
+      uint32_t at = numbers_from(&l->stored, all[i].seq);
+      CHECK(at < l->stored.count && l->stored.values[at] == all[i].seq, "link %u: seq in flight",
+            l->number);
+      CHECK(all[i].seq > last && all[i].seq <= closed.seen_seq, "link %u: %llu in flight", l->number,
+            (unsigned long long)all[i].seq);
+      last = all[i].seq;
+    }
     for (uint32_t k = 0; k < i; k++) {
       CHECK(all[i].packet_id != all[k].packet_id, "link %u: id %u twice", l->number, all[i].packet_id);
     }
   }
 }
 
-static void host_check_closed(const struct link *l, const struct lw_event *event) {
+static void host_check_closed(struct link *l, const struct lw_event *event) {
   if (l->role == ROLE_GOOD) {
     CHECK(l->is_closing && event->code == l->close_code, "link %u: closed by %u", l->number,
           event->code);
@@ -177,6 +183,7 @@ static void host_take(void *owner, const struct lw_event *event) {
   if (event->type == LW_EVENT_ACKED) host_acked(h, k->link, event);
   else if (event->type == LW_EVENT_BEHIND) host_behind(h, k->link, event);
   else if (event->type == LW_EVENT_ROOM) host_replay(h, k->link, event);
+  else if (event->type == LW_EVENT_SETTLED) host_settled(h, k->link, event);
   else CHECK(0, "event %u", event->type);
 }
 

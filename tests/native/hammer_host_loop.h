@@ -137,7 +137,9 @@ static void host_deed(struct host *h, struct link *l) {
     l->is_paused = 1;
   } else if (what < 82) {
     host_close(h, l, CODE_KICK);
-  } else if (what < 85 && l->role == ROLE_ROGUE) {
+  } else if (what < 92) {
+    for (uint32_t i = random_below(&h->seed, 4); i > 0; i--) host_share(h, l);
+  } else if (what < 95 && l->role == ROLE_ROGUE) {
     for (int i = 0; i < 800; i++) host_send(h, l, l->handle, l->protocol, WIRE_WELCOME);
   }
 }

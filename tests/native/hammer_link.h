@@ -15,6 +15,9 @@
 /* A topic has one conflation key: messages of one key never overtake one another. */
 #define KEYS TOPICS
 #define LINKS_MAX (1u << 20)
+#define SHARED_MAX 64u
+/* Messages of shared subscriptions are no part of the log: their seqs lie above all of it. */
+#define SHARED_SEQ (1ull << 40)
 
 enum link_role {
   ROLE_GOOD,    /* reads, answers, says goodbye: gets exactly what it must */
@@ -40,6 +43,7 @@ struct link {
   uint8_t protocol;
   uint8_t role;
   uint8_t variant; /* of the audiences that it joins */
+  uint8_t is_held; /* LW_ACTIVATE_HOLD_RELEASES */
   uint16_t inflight_max;
 
   /* Between client and host. */
@@ -50,6 +54,8 @@ struct link {
   atomic_ullong bytes_taken;         /* of messages, read by it */
   atomic_uint frames_total;          /* sent before the last one; UINT32_MAX = not known yet */
   atomic_uint is_kicked;             /* closed before it said goodbye: stored messages may be missing */
+  atomic_uint shared_taken;          /* messages of shared subscriptions, read by it */
+  atomic_uint shared_acked;          /* and those that the host knows to be acknowledged */
   atomic_uint is_garbled;            /* what it sends from now on means nothing */
 
   /* The host's. */
@@ -60,6 +66,8 @@ struct link {
   uint32_t behind_count;
   uint32_t deliver_count;
   uint64_t acked_seq;
+  uint64_t shared[SHARED_MAX]; /* under way to it */
+  uint32_t shared_count;
   uint64_t bytes_due; /* of messages, on their way to it */
   uint32_t close_code;
   uint8_t topics[TOPICS]; /* joined */
@@ -89,6 +97,7 @@ static struct link *link_new(uint64_t *seed, unsigned role) {
   l->protocol = random_chance(seed, 60) ? LW_PROTOCOL_MQTT : LW_PROTOCOL_LONGWIRE;
   l->variant = l->protocol == LW_PROTOCOL_MQTT ? (uint8_t)(1 + random_below(seed, 3)) : 0;
   l->inflight_max = l->protocol == LW_PROTOCOL_MQTT ? (uint16_t)(1 + random_below(seed, 40)) : 0;
+  l->is_held = l->variant == 3 && random_chance(seed, 50);
   atomic_store(&l->frames_total, UINT32_MAX);
   pthread_mutex_lock(&links.lock);
   REQUIRE(links.count < LINKS_MAX, "too many links");

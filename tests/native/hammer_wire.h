@@ -20,6 +20,7 @@ enum wire_kind {
   WIRE_WELCOME = 4, /* host: SEND, numbered for each connection */
   WIRE_LAST = 5,    /* host: SEND before CLOSE */
   WIRE_MESSAGE = 6, /* host: PUBLISH or DELIVER */
+  WIRE_SHARED = 7,  /* host: DELIVER of a shared subscription */
 };
 
 /* The body of every frame, as it lies there. */

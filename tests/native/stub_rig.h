@@ -25,6 +25,8 @@ struct stub_heard {
   uint32_t behind_count;
   uint32_t rooms;
   uint32_t room;
+  struct lw_inflight settled[64];
+  uint32_t settled_count;
 };
 
 struct stub_rig {
@@ -85,6 +87,15 @@ static void rig_take_closed(struct stub_heard *h, const struct lw_event *event) 
   memcpy(h->inflight, (const uint8_t *)(event + 1) + sizeof h->closed, size);
 }
 
+static void rig_take_settled(struct stub_heard *h, const struct lw_event *event) {
+  uint32_t count = event->body_size / (uint32_t)sizeof h->settled[0];
+  CHECK(count > 0 && event->body_size % sizeof h->settled[0] == 0, "SETTLED of %u bytes",
+        event->body_size);
+  REQUIRE(h->settled_count + count <= 64, "%u settled", count);
+  memcpy(&h->settled[h->settled_count], event + 1, event->body_size);
+  h->settled_count += count;
+}
+
 static inline void rig_take(void *owner, const struct lw_event *event) {
   struct stub_rig *rig = owner;
   uint32_t slot = event->conn & 0xffffff;
@@ -116,13 +127,18 @@ static inline void rig_take(void *owner, const struct lw_event *event) {
   } else if (event->type == LW_EVENT_ROOM) {
     h->rooms++;
     h->room = event->argument;
+  } else if (event->type == LW_EVENT_SETTLED) {
+    rig_take_settled(h, event);
+  } else {
+    CHECK(0, "event %u", event->type);
   }
 }
 
 /* One turn of the thread and one of the host. */
 static inline void rig_turn(struct stub_rig *rig) {
   turn(rig->t);
-  events_walk(rig->r, rig_take, rig);
+  /* A poll shows what lies up to the end of the ring's memory, the next one what follows. */
+  for (int i = 0; i < 2; i++) events_walk(rig->r, rig_take, rig);
 }
 
 static inline void rig_submit(struct stub_rig *rig) {
@@ -166,10 +182,20 @@ static void rig_feed(struct stub_rig *rig, struct stub_peer *p, const void *byte
   if (p->is_open && c->state != CLOSED && takes_bytes(c)) backend_read(rig->t, c);
 }
 
-static void rig_end(struct stub_rig *rig, struct stub_peer *p) {
+static inline void rig_end(struct stub_rig *rig, struct stub_peer *p) {
   p->has_ended = 1;
   struct connection *c = rig_connection(rig, p);
   if (p->is_open && c->state != CLOSED && takes_bytes(c)) backend_read(rig->t, c);
+}
+
+/* The peer is through with it, and so is the host: the slot is free. */
+static inline void rig_drop(struct stub_rig *rig, struct stub_peer *p) {
+  struct handle of = rig_heard(rig, p)->handle;
+  rig_end(rig, p);
+  rig_turn(rig);
+  command_plain(&rig->commands, LW_COMMAND_RELEASE, of);
+  rig_submit(rig);
+  rig_turn(rig);
 }
 
 /* The peer reads again. */

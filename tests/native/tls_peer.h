@@ -19,6 +19,12 @@
 /* A test waits so long for what must happen, however busy the machine is. */
 #define PATIENCE_S 20
 
+static inline uint64_t monotonic_us_now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
 /* ------------------------------------------------------------------ the host */
 
 struct host {

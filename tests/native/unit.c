@@ -7,6 +7,7 @@
 #include "unit_out_queue.h"
 #include "unit_queues.h"
 #include "unit_reactor.h"
+#include "unit_reactor_settle.h"
 #include "unit_stream.h"
 #include "unit_wheel.h"
 
@@ -22,6 +23,7 @@ int main(int argc, char **argv) {
   unit_out_queue(seed);
   unit_stream();
   unit_reactor(seed);
+  unit_settle();
   unsigned problems = atomic_load(&check_problems);
   if (problems > 0) fprintf(stderr, "%u problems\n", problems);
   return problems > 0;

@@ -62,12 +62,12 @@ static void unit_inflight_random(uint64_t seed) {
     uint64_t seq;
     uint16_t id;
     uint8_t is_done;
-  } naive[200000];
+  } naive[240000];
   struct inflight *w = inflight_new();
   REQUIRE(w != NULL, "no memory");
   uint32_t first = 0, end = 0;
   uint16_t last = 0;
-  for (int step = 0; step < 200000; step++) {
+  for (int step = 0; step < 240000; step++) {
     uint32_t fill = step / 50000 % 2 == 0 ? 60 : 40;
     if (end - first < NAIVE_WINDOW && random_chance(&seed, fill)) {
       last = inflight_next_id(w, last);

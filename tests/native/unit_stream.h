@@ -96,10 +96,9 @@ static void stream_check(struct stub_rig *rig, struct stub_peer *p, const struct
   CHECK(c->out == NULL, "%s %u: an idle connection has a queue", how, at);
 }
 
-static void stream_run(unsigned protocol, uint32_t split, uint32_t piece) {
+static void stream_run(struct stub_rig *rig, unsigned protocol, uint32_t split, uint32_t piece) {
   uint32_t listener = protocol == LW_PROTOCOL_MQTT;
   struct stream s = stream_of(protocol);
-  struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, listener, 0, 0);
   p->piece = piece;
   rig_feed(rig, p, s.bytes, split);
@@ -107,14 +106,16 @@ static void stream_run(unsigned protocol, uint32_t split, uint32_t piece) {
   rig_feed(rig, p, s.bytes + split, s.size - split);
   rig_turn(rig);
   stream_check(rig, p, &s, protocol, piece == 0 ? "cut at" : "pieces of", piece == 0 ? split : piece);
-  rig_close(rig);
+  rig_drop(rig, p);
 }
 
 static void unit_stream_cuts(void) {
   for (unsigned protocol = LW_PROTOCOL_LONGWIRE; protocol <= LW_PROTOCOL_MQTT; protocol++) {
     uint32_t size = stream_of(protocol).size;
-    for (uint32_t split = 0; split <= size; split++) stream_run(protocol, split, 0);
-    for (uint32_t piece = 1; piece < 80; piece++) stream_run(protocol, 0, piece);
+    struct stub_rig *rig = rig_open(&stub_options);
+    for (uint32_t split = 0; split <= size; split++) stream_run(rig, protocol, split, 0);
+    for (uint32_t piece = 1; piece < 80; piece++) stream_run(rig, protocol, 0, piece);
+    rig_close(rig);
   }
 }
 
