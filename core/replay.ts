@@ -377,7 +377,7 @@ export class Replayer {
       const identifier = SubscriptionOptions.identifier(options);
       if (identifier > 0) identifiers.push(identifier);
     }
-    this.#identifiers = identifiers;
+    this.#identifiers = identifiers.sort((a, b) => a - b);
     return qos < 0 ? -1 : SubscriptionOptions.pack(qos, retain_as_published, false, 0);
   }
 }

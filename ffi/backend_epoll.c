@@ -186,8 +186,10 @@ static void backend_address(struct io_thread *t, struct connection *c) {
 
 /* ---------------------------------------------------------------- the wait */
 
-static void apply_changes(struct io_thread *t) {
+/* Returns 0, or -1 when a connection ended by it: its events are still to be told. */
+static int apply_changes(struct io_thread *t) {
   struct backend *b = t->backend;
+  int result = 0;
   for (uint32_t i = 0; i < b->changes.count; i++) {
     struct connection *c = connection_at(t, b->changes.slots[i]);
     c->backend_flags &= (uint8_t)~IN_CHANGES;
@@ -202,11 +204,13 @@ static void apply_changes(struct io_thread *t) {
     int operation = call == CALL_ADD ? EPOLL_CTL_ADD : call == CALL_MOD ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
     if (epoll_ctl(b->epoll_fd, operation, c->fd, &event) != 0) {
       end(t, c, LW_CODE_NO_MEMORY);
+      result = -1;
       continue;
     }
     c->interest = c->interest_wanted;
   }
   b->changes.count = 0;
+  return result;
 }
 
 static void apply_closes(struct io_thread *t) {
@@ -223,8 +227,7 @@ static void apply_closes(struct io_thread *t) {
 static int accept_without_descriptors(struct io_thread *t, uint32_t index) {
   struct backend *b = t->backend;
   const struct listener *l = &t->reactor->listeners[index];
-  if (b->reserve_fd < 0) return -1;
-  close(b->reserve_fd);
+  if (b->reserve_fd >= 0) close(b->reserve_fd); /* else another thread was faster the last time */
   int fd = accept4(t->listen_fds[index], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd >= 0) {
     send(fd, l->busy, l->busy_size, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -281,7 +284,7 @@ static void dispatch(struct io_thread *t, const struct epoll_event *event) {
 static void backend_wait(struct io_thread *t, int timeout_ms) {
   struct backend *b = t->backend;
   struct epoll_event events[EPOLL_EVENTS];
-  apply_changes(t);
+  if (apply_changes(t) != 0) timeout_ms = 0;
   apply_closes(t);
   int count = epoll_wait(b->epoll_fd, events, EPOLL_EVENTS, timeout_ms);
   read_clock(t);

@@ -242,8 +242,7 @@ static void turn_away(const struct listener *l, int fd) {
  * rot. */
 static int accept_without_descriptors(struct io_thread *t, uint32_t index) {
   struct backend *b = t->backend;
-  if (b->reserve_fd < 0) return -1;
-  close(b->reserve_fd);
+  if (b->reserve_fd >= 0) close(b->reserve_fd); /* else another thread was faster the last time */
   int fd = accept_socket(t->listen_fds[index]);
   if (fd >= 0) {
     turn_away(&t->reactor->listeners[index], fd);

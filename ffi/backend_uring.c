@@ -10,6 +10,8 @@
 
 /* Completions of one wait: then commands and timers have their turn. */
 #define COMPLETIONS_PER_WAIT 2048u
+/* And bytes: what one flooding connection brings may be many small frames, and each takes its time. */
+#define RECEIVED_PER_WAIT (4u * READ_TURN_BYTES)
 /* What is kept of a connection from which nothing is taken before its receive is cancelled. A
  * device may well send its first packets without waiting for the answer to its hello. */
 #define UNASKED_BYTES_MAX (16u << 10)
@@ -67,6 +69,7 @@ struct backend {
   uint8_t has_no_addresses;           /* the kernel cannot tell the peer of a direct descriptor */
   uint8_t is_refusing[LISTENERS_MAX]; /* OPERATION_REFUSE is under way */
   uint8_t is_ipv6[LISTENERS_MAX];
+  uint32_t received_bytes; /* of this wait */
   uint32_t messages_used;
   uint32_t vectors_used;
   struct query *queries[QUERY_CHUNKS_MAX];
@@ -406,6 +409,7 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
   }
   if (cqe->flags & IORING_CQE_F_BUFFER) {
     uint32_t size = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+    b->received_bytes += size;
     if (size > 0) received(t, c, uring_buffers_at(&b->buffers, cqe->flags), size);
     uring_buffers_done(&b->buffers, cqe->flags, size);
   }
@@ -620,15 +624,18 @@ static void backend_wait(struct io_thread *t, int timeout_ms) {
   struct io_uring_cqe cqe;
   if (!b->is_enabled) enable(t);
   uint32_t count = 0;
+  b->received_bytes = 0;
   do {
     /* The kernel runs some twenty receives in one call (IO_LOCAL_TW_DEFAULT_MAX), then returns. */
     enter(b, 1, count > 0 || uring_peek(&b->ring, &cqe) ? 0 : timeout_ms);
     if (count == 0) read_clock(t);
     uint32_t before = count;
-    for (; count < COMPLETIONS_PER_WAIT && uring_peek(&b->ring, &cqe); count++) {
+    for (; count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT &&
+           uring_peek(&b->ring, &cqe); count++) {
       uring_pop(&b->ring);
       complete(t, &cqe);
     }
     if (count == before) break;
-  } while (count < COMPLETIONS_PER_WAIT && uring_has_more(&b->ring));
+  } while (count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT &&
+           uring_has_more(&b->ring));
 }

@@ -233,6 +233,7 @@ static int options_problem(const struct lw_options *o) {
   if (o->abi_version != LW_ABI_VERSION || o->size != sizeof *o) return 1;
   if (o->thread_count < 1 || o->thread_count > LW_THREADS_MAX) return 1;
   if (o->ring_bytes < 4096 || (o->ring_bytes & (o->ring_bytes - 1)) != 0) return 1;
+  if (o->handshake_frame_bytes_max > o->frame_bytes_max) return 1;
   return (uint64_t)o->frame_bytes_max * 2 + 1024 > o->ring_bytes;
 }
 

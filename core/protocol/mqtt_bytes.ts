@@ -158,7 +158,8 @@ export class Writer {
 
   u8(value: number): void {
     if (value >>> 0 !== value || value > 0xff) throw new RangeError(`${value} is not a byte`);
-    this.#bytes[this.#grow(1)] = value;
+    const at = this.#grow(1); // first: it may be another array after it
+    this.#bytes[at] = value;
   }
 
   u16(value: number): void {
@@ -178,14 +179,16 @@ export class Writer {
     if (value >>> 0 !== value || value > varint_max) {
       throw new RangeError(`${value} is not a variable byte integer`);
     }
-    put_varint(this.#bytes, this.#grow(varint_bytes(value)), value);
+    const at = this.#grow(varint_bytes(value));
+    put_varint(this.#bytes, at, value);
   }
 
   string(text: string): void {
     const size = utf8_bytes(text);
     if (size > 0xffff) throw new RangeError(`A string has ${size} bytes`);
     this.u16(size);
-    put_utf8(this.#bytes, this.#grow(size), text);
+    const at = this.#grow(size);
+    put_utf8(this.#bytes, at, text);
   }
 
   binary(data: Uint8Array): void {
@@ -195,7 +198,8 @@ export class Writer {
   }
 
   raw(data: Uint8Array): void {
-    this.#bytes.set(data, this.#grow(data.length));
+    const at = this.#grow(data.length);
+    this.#bytes.set(data, at);
   }
 
   packet_id(id: number): void {

@@ -202,7 +202,7 @@ static void parse_options(struct options *o, int count, char **arguments) {
   }
   if (o->batch == 0) o->batch = o->window / 4 ? o->window / 4 : 1;
   if (o->batch > o->window) o->batch = o->window;
-  if (o->connect_ms == 0) o->connect_ms = 10000 + o->devices / 2;
+  if (o->connect_ms == 0) o->connect_ms = 10000 + o->devices;
   if (strlen(o->topic) >= TOPIC_BYTES_MAX) usage("Cannot use topic: too long", o->topic);
 }
 
@@ -564,7 +564,7 @@ static void client_connect(struct client *cl, uint64_t connect_ms, void (*turn)(
     client_turn(cl, 10);
     if (turn) turn(cl);
   }
-  if (!client_settled(cl) && !cl->last_errno) cl->last_errno = ETIMEDOUT;
+  if (!client_settled(cl)) cl->last_errno = ETIMEDOUT;
   cl->opened = cl->conns_count;
   cl->counts.failed = cl->conns_count - cl->counts.ready;
 }

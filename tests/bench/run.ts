@@ -195,7 +195,7 @@ export async function run_scenario(
   const { name, title, table, fleet_devices } = scenario;
   const args = [...scenario.args, `measure_ms=${Math.round(options.seconds * 1000)}`];
   // Connecting, draining and leaving come on top; a million devices take minutes to connect.
-  const extra_ms = scenario.hold_ms + 60_000 + fleet_devices;
+  const extra_ms = scenario.hold_ms + 120_000 + 1.2 * fleet_devices;
   for (let round = 1; round <= options.rounds; round++) {
     for (const one of all) {
       if (!options.quiet) await progress(`${name} round ${round}/${options.rounds} ${one.peer}`);

@@ -1,5 +1,5 @@
-/* What the native tests share: a check that says where it failed and goes on, and random numbers that a seed
- * repeats. */
+/* What the native tests share: a check that says where it failed and goes on, and random numbers
+ * that a seed repeats. */
 #ifndef LONGWIRE_TESTS_CHECK_H
 #define LONGWIRE_TESTS_CHECK_H
 
@@ -14,15 +14,15 @@
 static atomic_uint check_problems;
 
 /* Counts a problem and prints it; after a few dozen only counts. */
-#define CHECK(condition, ...)                                                                \
-  do {                                                                                       \
-    if (!(condition) && atomic_fetch_add(&check_problems, 1) < PROBLEMS_SHOWN) {             \
-      flockfile(stderr);                                                                     \
-      fprintf(stderr, "%s:%d: %s is false: ", __FILE__, __LINE__, #condition);               \
-      fprintf(stderr, __VA_ARGS__);                                                          \
-      fputc('\n', stderr);                                                                   \
-      funlockfile(stderr);                                                                   \
-    }                                                                                        \
+#define CHECK(condition, ...)                                                    \
+  do {                                                                           \
+    if (!(condition) && atomic_fetch_add(&check_problems, 1) < PROBLEMS_SHOWN) { \
+      flockfile(stderr);                                                         \
+      fprintf(stderr, "%s:%d: %s is false: ", __FILE__, __LINE__, #condition);   \
+      fprintf(stderr, __VA_ARGS__);                                              \
+      fputc('\n', stderr);                                                       \
+      funlockfile(stderr);                                                       \
+    }                                                                            \
   } while (0)
 
 /* Nothing after it would mean anything. */

@@ -12,8 +12,6 @@ static int connect_from(unsigned last, uint16_t port) {
   from.sin_addr.s_addr = htonl(0x7f000000u + last);
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   int fd = socket(AF_INET, SOCK_STREAM, 0);
-  struct timeval patience = {.tv_sec = PATIENCE_S};
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   REQUIRE(bind(fd, (struct sockaddr *)&from, sizeof from) == 0, "cannot bind");
   REQUIRE(connect(fd, (struct sockaddr *)&to, sizeof to) == 0, "cannot connect");
   send_all(fd, small_frame, sizeof small_frame);
@@ -25,7 +23,7 @@ enum answer { ANSWER_NONE, ANSWER_ECHO, ANSWER_BUSY };
 /* What such a connection got. "busy" must be followed by an orderly end. */
 static enum answer answer_of(int fd) {
   uint8_t answer[8];
-  ssize_t size = recv(fd, answer, sizeof answer, MSG_WAITALL);
+  size_t size = recv_all(fd, answer, sizeof answer);
   if (size == sizeof answer && memcmp(answer, small_frame, sizeof answer) == 0) return ANSWER_ECHO;
   return size == 4 && memcmp(answer, "busy", 4) == 0 ? ANSWER_BUSY : ANSWER_NONE;
 }
@@ -133,7 +131,7 @@ static void test_sources_behind_proxy(void) {
   int fd = tcp_connect(s.longwire_port);
   uint8_t alert[8];
   send_all(fd, first, strlen(first));
-  CHECK(recv(fd, alert, sizeof alert, MSG_WAITALL) == 7 && alert[0] == 21 && alert[6] == 80,
+  CHECK(recv_all(fd, alert, sizeof alert) == 7 && alert[0] == 21 && alert[6] == 80,
         "no alert");
   close(fd);
   for (int i = 0; i < 4; i++) close(fds[i]);

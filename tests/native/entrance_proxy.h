@@ -38,7 +38,7 @@ static int raw_echo(uint16_t port, const void *header, size_t size, size_t step)
     size_t left = size + sizeof small_frame - at;
     send_all(fd, all + at, left < step ? left : step);
   }
-  ssize_t got = recv(fd, back, sizeof back, MSG_WAITALL);
+  size_t got = recv_all(fd, back, sizeof back);
   close(fd);
   return got == sizeof back && memcmp(back, small_frame, sizeof back) == 0;
 }
@@ -72,7 +72,7 @@ static void test_proxy_cases(void) {
     uint8_t answer[8];
     int fd = tcp_connect(port);
     send_all(fd, each->bytes, each->size);
-    CHECK(recv(fd, answer, sizeof answer, MSG_WAITALL) == 4 && memcmp(answer, "busy", 4) == 0,
+    CHECK(recv_all(fd, answer, sizeof answer) == 4 && memcmp(answer, "busy", 4) == 0,
           "%s: not refused in words", each->what);
     close(fd);
     await_closed(&s.host, LW_CODE_PROXY_MALFORMED, ++refused);
@@ -120,7 +120,7 @@ static void test_proxy_of_strangers(void) {
   int fd = tcp_connect(s.longwire_port);
   uint8_t alert[16];
   send_all(fd, proxy_cases[0].bytes, proxy_cases[0].size);
-  CHECK(recv(fd, alert, sizeof alert, MSG_WAITALL) == 7 && alert[0] == 21, "no alert");
+  CHECK(recv_all(fd, alert, sizeof alert) == 7 && alert[0] == 21, "no alert");
   close(fd);
   CHECK(gets_through(&s), "no handshake without a header");
   site_close(&s);

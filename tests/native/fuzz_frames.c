@@ -1,10 +1,11 @@
-/* libFuzzer target: what a peer may send, in any pieces, and what a host may submit, in any order. Nothing of
- * it may crash, hang or leak; lw_submit refuses with -EINVAL or obeys. */
+/* libFuzzer target: what a peer may send, in any pieces, and what a host may submit, in any order.
+ * Nothing of it may crash, hang or leak; lw_submit refuses with -EINVAL or obeys. */
 #include "stub_rig.h"
 
 #define FUZZ_PEERS 4u
 #define FUZZ_STEPS_MAX 64
-/* Audiences are dense by contract: a table of all that 32 bits can name is memory, not a finding. */
+/* Audiences are dense by contract: a table of all that 32 bits can name is memory, not a finding.
+ */
 #define FUZZ_AUDIENCES 0xfffu
 
 struct fuzz {
@@ -38,7 +39,8 @@ static uint8_t fuzz_byte(struct fuzz *f) {
   return *f->bytes++;
 }
 
-/* What the host hears means nothing here: it has said things to connections that it never heard of. */
+/* What the host hears means nothing here: it has said things to connections that it never heard of.
+ */
 static void fuzz_hear(void *owner, const struct lw_event *event) {
   (void)owner;
   if (event->size < sizeof *event || event->size - sizeof *event < event->body_size) abort();
@@ -117,8 +119,12 @@ static void fuzz_obvious(struct fuzz *f, uint8_t what) {
   uint8_t how = fuzz_byte(f);
   if (p == NULL) return;
   struct handle of = {p->slot, rig_connection(f->rig, p)->generation};
-  struct publish m = {.seq = how >> 4, .stamp = 1u + (how & 7), .key = how & 3, .qos = how & 3,
-                      .packet_id_at = how & 8 ? LW_PACKET_ID_NONE : 4, .except = {LW_CONN_NONE, 0}};
+  struct publish m = {.seq = how >> 4,
+                      .stamp = 1u + (how & 7),
+                      .key = how & 3,
+                      .qos = how & 3,
+                      .packet_id_at = how & 8 ? LW_PACKET_ID_NONE : 4,
+                      .except = {LW_CONN_NONE, 0}};
   switch (how >> 5) {
   case 0:
     command_activate(c, of, 500, how & 7, how >> 3 & 3);
@@ -161,8 +167,10 @@ static void fuzz_step(struct fuzz *f) {
     fuzz_obvious(f, what);
     break;
   case 5:
-    if (p != NULL && what & 0x80) rig_end(f->rig, p);
-    else if (p != NULL) rig_unblock(f->rig, p, what & 0x40 ? UINT64_MAX : fuzz_byte(f));
+    if (p != NULL && what & 0x80)
+      rig_end(f->rig, p);
+    else if (p != NULL)
+      rig_unblock(f->rig, p, what & 0x40 ? UINT64_MAX : fuzz_byte(f));
     break;
   case 6:
     fuzz_turn(f, (uint64_t)(what >> 3) * 100, 0);

@@ -1,5 +1,5 @@
-/* The hammer's clients: raw sockets that read, check and acknowledge what they get, and send what their role
- * says. */
+/* The hammer's clients: raw sockets that read, check and acknowledge what they get, and send what
+ * their role says. */
 #ifndef LONGWIRE_TESTS_HAMMER_CLIENT_H
 #define LONGWIRE_TESTS_HAMMER_CLIENT_H
 
@@ -78,7 +78,8 @@ static void client_put(struct client *c, const void *bytes, uint32_t size) {
 static void client_frame(struct client *c, unsigned kind, uint32_t filler_size) {
   struct wire_frame *f = malloc(sizeof *f);
   REQUIRE(f != NULL, "no memory");
-  struct wire_body body = {.number = (uint64_t)c->link->number << 32 | c->frames_sent, .kind = kind};
+  struct wire_body body = {.number = (uint64_t)c->link->number << 32 | c->frames_sent,
+                           .kind = kind};
   if (kind == WIRE_HELLO) body.number = (uint64_t)c->link->number << 32;
   wire_make(f, c->link->protocol, &body, 0, filler_size);
   if (c->out_size + f->size <= OUT_BYTES_MAX) {
@@ -101,8 +102,8 @@ static void client_note_message(struct client *c, uint16_t id, unsigned qos) {
   for (uint32_t i = 0; i < c->ack_count; i++) {
     CHECK(c->acks[i].id != id, "link %u: id %u is in flight", l->number, id);
   }
-  CHECK(c->ack_count < l->inflight_max, "link %u: %u in flight, %u may be", l->number, c->ack_count + 1,
-        l->inflight_max);
+  CHECK(c->ack_count < l->inflight_max, "link %u: %u in flight, %u may be", l->number,
+        c->ack_count + 1, l->inflight_max);
   if (c->ack_count == ACKS_MAX) return;
   uint64_t due_ms = clock_ms() + random_below(&c->seed, 10);
   c->acks[c->ack_count++] = (struct ack){.due_ms = due_ms, .id = id, .qos = (uint8_t)qos};
@@ -147,7 +148,8 @@ static void client_message(struct client *c, const struct wire_found *f) {
   if (f->packet_id != 0 || f->qos > 0) client_note_message(c, f->packet_id, f->qos);
   atomic_fetch_add(&l->bytes_taken, b->key == 0 ? f->size : 0);
   if (b->key != 0) {
-    CHECK(b->key <= KEYS && b->number > c->key_last[b->key - 1], "link %u: key %u", l->number, b->key);
+    CHECK(b->key <= KEYS && b->number > c->key_last[b->key - 1], "link %u: key %u", l->number,
+          b->key);
     c->key_last[(b->key - 1) % KEYS] = b->number;
   } else if (b->seq != 0) {
     CHECK(b->seq > c->seq_last, "link %u: %llu comes after %llu", l->number,
@@ -196,10 +198,14 @@ static void client_take(struct client *c, const struct wire_found *f, const uint
   CHECK(!c->saw_last && !c->saw_busy, "link %u: more after the last words", l->number);
   if (!f->has_body) {
     uint16_t id = (uint16_t)(bytes[2] << 8 | bytes[3]);
-    if (f->type == MQTT_PUBREL && f->size == 4) client_note_release(c, id);
-    else if (f->type == MQTT_PINGRESP || f->type == (0x100u | LONGWIRE_HEARTBEAT)) c->beats_in++;
-    else if (f->size == 5) c->saw_busy = 1;
-    else CHECK(0, "link %u: frame of type %x", l->number, f->type);
+    if (f->type == MQTT_PUBREL && f->size == 4)
+      client_note_release(c, id);
+    else if (f->type == MQTT_PINGRESP || f->type == (0x100u | LONGWIRE_HEARTBEAT))
+      c->beats_in++;
+    else if (f->size == 5)
+      c->saw_busy = 1;
+    else
+      CHECK(0, "link %u: frame of type %x", l->number, f->type);
     return;
   }
   if (f->body.kind == WIRE_MESSAGE) return client_message(c, f);

@@ -18,6 +18,7 @@ static void client_close(struct client *c, int resets) {
 static void client_ended(struct client *c, int is_reset) {
   struct link *l = c->link;
   int was_told = c->saw_last || c->saw_busy;
+  if (atomic_load(&hammer_is_abrupt)) return client_close(c, 0);
   if (l->role == ROLE_GOOD || l->role == ROLE_BREAKER || l->role == ROLE_SLEEPER) {
     CHECK(was_told, "link %u, role %u: %s without last words", l->number, l->role,
           is_reset ? "reset" : "closed");
@@ -118,6 +119,25 @@ static void client_break(struct client *c) {
   for (int i = 0; i < 20; i++) client_frame(c, WIRE_FRAME, 100);
 }
 
+#define TORRENT_BYTES 60000u
+
+/* As many heartbeats as the kernel takes: more than one turn of an I/O thread is for. */
+static void client_torrent(struct client *c) {
+  uint8_t *beats = malloc(TORRENT_BYTES);
+  REQUIRE(beats != NULL, "no memory");
+  int is_mqtt = c->link->protocol == LW_PROTOCOL_MQTT;
+  static const uint8_t patterns[2][10] = {
+      {1, 2, 3, 4, LONGWIRE_HEARTBEAT, 1, 2, 3, 4, LONGWIRE_HEARTBEAT},
+      {MQTT_PINGREQ, 0, MQTT_PINGREQ, 0, MQTT_PINGREQ, 0, MQTT_PINGREQ, 0, MQTT_PINGREQ, 0}};
+  for (uint32_t i = 0; i < TORRENT_BYTES; i++) beats[i] = patterns[is_mqtt][i % 10];
+  for (int i = 0; i < 20 && c->out_size == 0; i++) {
+    ssize_t sent = send(c->fd, beats, TORRENT_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) break;
+    client_put(c, beats + sent, TORRENT_BYTES - (uint32_t)sent); /* no frame is left half-said */
+  }
+  free(beats);
+}
+
 /* One deed of a rogue; returns 0 when it was the last. */
 static int client_misbehave(struct client *c) {
   uint32_t what = random_below(&c->seed, c->is_stone ? 50 : 100);
@@ -137,7 +157,9 @@ static int client_misbehave(struct client *c) {
   } else if (what < 66 && !c->is_half_closed) {
     shutdown(c->fd, SHUT_WR);
     c->is_half_closed = 1;
-  } else if (what < 72) {
+  } else if (what < 69) {
+    if (c->frames_sent > 0) client_torrent(c);
+  } else if (what < 75) {
     client_close(c, random_chance(&c->seed, 50));
     return 0;
   }

@@ -1,4 +1,5 @@
-/* The hammer's host: what the service does with the reactor, at random, with a model of every link. */
+/* The hammer's host: what the service does with the reactor, at random, with a model of every link.
+ */
 #ifndef LONGWIRE_TESTS_HAMMER_HOST_H
 #define LONGWIRE_TESTS_HAMMER_HOST_H
 
@@ -93,8 +94,8 @@ static void host_join(struct host *h, struct link *l, uint32_t topic) {
   l->topics[topic] = 1;
 }
 
-/* It has said goodbye: once it has everything, so does the host. Only an acknowledgement of the last one
- * says so: it may have fallen behind, and the news of that be on its way. */
+/* It has said goodbye: once it has everything, so does the host. Only an acknowledgement of the
+ * last one says so: it may have fallen behind, and the news of that be on its way. */
 static void host_part(struct host *h, struct link *l) {
   uint64_t last = l->stored.count > 0 ? l->stored.values[l->stored.count - 1] : 0;
   if (l->protocol == LW_PROTOCOL_MQTT && l->acked_seq != last) return;
@@ -200,8 +201,10 @@ static void host_settled_one(struct host *h, struct link *l, const struct lw_inf
           "link %u: message %llu is settled", l->number, (unsigned long long)s->seq);
     return;
   }
-  if (s->released == LW_SETTLED_RETURNED) h->returned++;
-  else atomic_fetch_add(&l->shared_acked, 1);
+  if (s->released == LW_SETTLED_RETURNED)
+    h->returned++;
+  else
+    atomic_fetch_add(&l->shared_acked, 1);
   host_unshare(l, s->seq);
   host_part(h, l);
 }

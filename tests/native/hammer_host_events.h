@@ -52,7 +52,8 @@ static void host_hello(struct host *h, struct known *k, const struct lw_event *e
 
 static void host_bye(struct host *h, struct link *l) {
   uint32_t total = atomic_load(&l->frames_total);
-  CHECK(l->frames_heard == total + 1, "link %u: %u frames of %u", l->number, l->frames_heard, total + 1);
+  CHECK(l->frames_heard == total + 1, "link %u: %u frames of %u", l->number, l->frames_heard,
+        total + 1);
   l->said_bye = 1;
   host_leave_all(h, l);
   host_part(h, l);
@@ -108,10 +109,10 @@ static void host_violation(struct host *h, const struct lw_event *event) {
 static void host_check_inflight(struct link *l, const struct lw_event *event) {
   struct lw_closed closed;
   memcpy(&closed, event + 1, sizeof closed);
-  const struct lw_inflight *all = (const struct lw_inflight *)(const void *)
-      ((const uint8_t *)(event + 1) + sizeof closed);
-  CHECK(event->body_size == sizeof closed + closed.inflight_count * sizeof *all, "CLOSED of %u bytes",
-        event->body_size);
+  const struct lw_inflight *all =
+      (const struct lw_inflight *)(const void *)((const uint8_t *)(event + 1) + sizeof closed);
+  CHECK(event->body_size == sizeof closed + closed.inflight_count * sizeof *all,
+        "CLOSED of %u bytes", event->body_size);
   CHECK(closed.inflight_count <= l->inflight_max, "link %u: %u in flight", l->number,
         closed.inflight_count);
   uint64_t last = l->acked_seq;
@@ -122,12 +123,13 @@ static void host_check_inflight(struct link *l, const struct lw_event *event) {
       uint32_t at = numbers_from(&l->stored, all[i].seq);
       CHECK(at < l->stored.count && l->stored.values[at] == all[i].seq, "link %u: seq in flight",
             l->number);
-      CHECK(all[i].seq > last && all[i].seq <= closed.seen_seq, "link %u: %llu in flight", l->number,
-            (unsigned long long)all[i].seq);
+      CHECK(all[i].seq > last && all[i].seq <= closed.seen_seq, "link %u: %llu in flight",
+            l->number, (unsigned long long)all[i].seq);
       last = all[i].seq;
     }
     for (uint32_t k = 0; k < i; k++) {
-      CHECK(all[i].packet_id != all[k].packet_id, "link %u: id %u twice", l->number, all[i].packet_id);
+      CHECK(all[i].packet_id != all[k].packet_id, "link %u: id %u twice", l->number,
+            all[i].packet_id);
     }
   }
 }
@@ -180,11 +182,16 @@ static void host_take(void *owner, const struct lw_event *event) {
   CHECK(k->is_open && k->generation == event->generation && k->link != NULL,
         "connection %x: event %u of a stranger", event->conn, event->type);
   if (!k->is_open || k->link == NULL) return;
-  if (event->type == LW_EVENT_ACKED) host_acked(h, k->link, event);
-  else if (event->type == LW_EVENT_BEHIND) host_behind(h, k->link, event);
-  else if (event->type == LW_EVENT_ROOM) host_replay(h, k->link, event);
-  else if (event->type == LW_EVENT_SETTLED) host_settled(h, k->link, event);
-  else CHECK(0, "event %u", event->type);
+  if (event->type == LW_EVENT_ACKED)
+    host_acked(h, k->link, event);
+  else if (event->type == LW_EVENT_BEHIND)
+    host_behind(h, k->link, event);
+  else if (event->type == LW_EVENT_ROOM)
+    host_replay(h, k->link, event);
+  else if (event->type == LW_EVENT_SETTLED)
+    host_settled(h, k->link, event);
+  else
+    CHECK(0, "event %u", event->type);
 }
 
 #endif

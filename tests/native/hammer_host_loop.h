@@ -1,5 +1,5 @@
-/* The hammer's host: what it does of its own accord, and its loop. The waiting is done in another thread, as
- * the service has it done. */
+/* The hammer's host: what it does of its own accord, and its loop. The waiting is done in another
+ * thread, as the service has it done. */
 #ifndef LONGWIRE_TESTS_HAMMER_HOST_LOOP_H
 #define LONGWIRE_TESTS_HAMMER_HOST_LOOP_H
 
@@ -29,7 +29,8 @@ struct outgoing {
   struct link *except; /* NULL = none */
 };
 
-/* Says what a variant of a message will do: each link that is in one of its audiences has it due. */
+/* Says what a variant of a message will do: each link that is in one of its audiences has it due.
+ */
 static void host_note(struct host *h, const struct outgoing *o, unsigned variant, uint64_t seq,
                       uint32_t frame_size) {
   for (uint32_t i = 0; i < h->active_count; i++) {
@@ -38,9 +39,12 @@ static void host_note(struct host *h, const struct outgoing *o, unsigned variant
     for (uint32_t k = 0; k < o->topic_count; k++) is_member |= l->topics[o->topics[k]];
     if (!is_member || l->variant != variant || l->is_closing || l == o->except) continue;
     pthread_mutex_lock(&l->lock);
-    if (seq != 0) numbers_add(&l->stored, seq);
-    else if (o->body.key != 0) l->key_last[o->body.key - 1] = o->body.number;
-    else numbers_add(&l->droppable, o->body.number);
+    if (seq != 0)
+      numbers_add(&l->stored, seq);
+    else if (o->body.key != 0)
+      l->key_last[o->body.key - 1] = o->body.number;
+    else
+      numbers_add(&l->droppable, o->body.number);
     pthread_mutex_unlock(&l->lock);
     /* Messages with a key may be replaced: they do not count as due. */
     if ((seq == 0 && o->body.key == 0) || (seq != 0 && !l->is_behind)) l->bytes_due += frame_size;

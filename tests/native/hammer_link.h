@@ -48,15 +48,15 @@ struct link {
 
   /* Between client and host. */
   pthread_mutex_t lock;
-  struct numbers droppable;          /* QoS 0 without a key, in this order */
-  struct numbers stored;             /* seqs, in this order */
-  uint64_t key_last[KEYS];           /* number of the newest message of a key; 0 = none */
-  atomic_ullong bytes_taken;         /* of messages, read by it */
-  atomic_uint frames_total;          /* sent before the last one; UINT32_MAX = not known yet */
-  atomic_uint is_kicked;             /* closed before it said goodbye: stored messages may be missing */
-  atomic_uint shared_taken;          /* messages of shared subscriptions, read by it */
-  atomic_uint shared_acked;          /* and those that the host knows to be acknowledged */
-  atomic_uint is_garbled;            /* what it sends from now on means nothing */
+  struct numbers droppable;  /* QoS 0 without a key, in this order */
+  struct numbers stored;     /* seqs, in this order */
+  uint64_t key_last[KEYS];   /* number of the newest message of a key; 0 = none */
+  atomic_ullong bytes_taken; /* of messages, read by it */
+  atomic_uint frames_total;  /* sent before the last one; UINT32_MAX = not known yet */
+  atomic_uint is_kicked;     /* closed before it said goodbye: stored messages may be missing */
+  atomic_uint shared_taken;  /* messages of shared subscriptions, read by it */
+  atomic_uint shared_acked;  /* and those that the host knows to be acknowledged */
+  atomic_uint is_garbled;    /* what it sends from now on means nothing */
 
   /* The host's. */
   struct handle handle;
@@ -88,6 +88,8 @@ static struct {
 
 /* No new links, and those that are there come to their end. */
 static atomic_int hammer_is_ending;
+/* The reactor is being closed under them: nothing is promised to anybody any more. */
+static atomic_int hammer_is_abrupt;
 
 static struct link *link_new(uint64_t *seed, unsigned role) {
   struct link *l = calloc(1, sizeof *l);
@@ -144,8 +146,10 @@ static uint32_t numbers_from(const struct numbers *n, uint64_t value) {
   uint32_t low = 0, high = n->count;
   while (low < high) {
     uint32_t middle = (low + high) / 2;
-    if (n->values[middle] < value) low = middle + 1;
-    else high = middle;
+    if (n->values[middle] < value)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return low;
 }

@@ -1,6 +1,6 @@
-/* Frames that the hammer's clients and host exchange, in the framing of both protocols. Every body says
- * whose it is and which one, and its filler follows from that: nothing can be lost, repeated, torn or
- * swapped unseen. */
+/* Frames that the hammer's clients and host exchange, in the framing of both protocols. Every body
+ * says whose it is and which one, and its filler follows from that: nothing can be lost, repeated,
+ * torn or swapped unseen. */
 #ifndef LONGWIRE_TESTS_HAMMER_WIRE_H
 #define LONGWIRE_TESTS_HAMMER_WIRE_H
 

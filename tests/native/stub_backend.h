@@ -1,6 +1,6 @@
-/* A backend without sockets: peers are byte buffers, time stands until a test moves it, and everything
- * happens in the thread that opened the reactor: the reactor's own is parked in its first wait. Reads
- * come in pieces of a chosen size, in memory that is freed at once. */
+/* A backend without sockets: peers are byte buffers, time stands until a test moves it, and
+ * everything happens in the thread that opened the reactor: the reactor's own is parked in its
+ * first wait. Reads come in pieces of a chosen size, in memory that is freed at once. */
 #include <limits.h>
 
 #define STUB_PEERS 16
@@ -116,8 +116,10 @@ static void backend_read(struct io_thread *t, struct connection *c) {
     free(bytes);
   }
   if (!takes_bytes(c)) return;
-  if (p->has_failed) failed(t, c);
-  else if (p->has_ended) received(t, c, NULL, 0);
+  if (p->has_failed)
+    failed(t, c);
+  else if (p->has_ended)
+    received(t, c, NULL, 0);
 }
 
 static void backend_flush(struct io_thread *t, struct connection *c) {

@@ -1,4 +1,5 @@
-/* One I/O thread of the reactor on the stub backend, turned by hand, with a host that notes what it hears. */
+/* One I/O thread of the reactor on the stub backend, turned by hand, with a host that notes what it
+ * hears. */
 #ifndef LONGWIRE_TESTS_STUB_RIG_H
 #define LONGWIRE_TESTS_STUB_RIG_H
 
@@ -208,9 +209,10 @@ static inline void rig_unblock(struct stub_rig *rig, struct stub_peer *p, uint64
 }
 
 /* Connects, says hello and is activated. */
-static inline struct stub_peer *rig_activate(struct stub_rig *rig, uint32_t listener, uint32_t keepalive_ms,
-                                      uint32_t inflight_max) {
-  static const uint8_t hello[2][7] = {{2, 0, 0, 0, 2, 'h', 'i'}, {0x10, 5, 'h', 'e', 'l', 'l', 'o'}};
+static inline struct stub_peer *rig_activate(struct stub_rig *rig, uint32_t listener,
+                                             uint32_t keepalive_ms, uint32_t inflight_max) {
+  static const uint8_t hello[2][7] = {{2, 0, 0, 0, 2, 'h', 'i'},
+                                      {0x10, 5, 'h', 'e', 'l', 'l', 'o'}};
   struct stub_peer *p = rig_connect(rig, listener);
   rig_feed(rig, p, hello[listener], sizeof hello[0]);
   rig_turn(rig);

@@ -363,7 +363,7 @@ static void test_too_long(void) {
   for (int i = 0; i < 10; i++) stalled[i] = stalled_connect(&s);
   for (int i = 0; i < 10; i++) {
     uint8_t alert[8] = {0};
-    alerts += recv(stalled[i], alert, sizeof alert, 0) == 7 && alert[0] == 21 && alert[6] == 80;
+    alerts += recv_all(stalled[i], alert, sizeof alert) == 7 && alert[0] == 21 && alert[6] == 80;
     close(stalled[i]);
   }
   struct lw_stats stats = host_stats(&s.host);

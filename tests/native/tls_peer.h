@@ -4,6 +4,7 @@
 #define LONGWIRE_TESTS_TLS_PEER_H
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -143,10 +144,7 @@ static int tcp_connect(uint16_t port) {
   int fd = socket(AF_INET, SOCK_STREAM, 0);
   REQUIRE(fd >= 0, "no socket");
   REQUIRE(connect(fd, (struct sockaddr *)&to, sizeof to) == 0, "cannot connect");
-  struct timeval patience = {.tv_sec = PATIENCE_S};
   int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return fd;
 }
@@ -155,10 +153,23 @@ static void send_all(int fd, const void *bytes, size_t size) {
   const uint8_t *at = bytes;
   while (size > 0) {
     ssize_t done = send(fd, at, size, MSG_NOSIGNAL);
+    if (done < 0 && errno == EINTR) continue;
     if (done <= 0) return; /* what it meant shows in what comes back */
     at += done;
     size -= (size_t)done;
   }
+}
+
+/* Receives so much, less only when the stream ends. Returns how much came. */
+static size_t recv_all(int fd, void *bytes, size_t size) {
+  size_t used = 0;
+  while (used < size) {
+    ssize_t done = recv(fd, (uint8_t *)bytes + used, size - used, 0);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) break;
+    used += (size_t)done;
+  }
+  return used;
 }
 
 struct client {

@@ -30,8 +30,8 @@ static void unit_admission_rate(void) {
 /* Every answer follows from what was let in before; sources do not disturb one another. */
 static void unit_admission_sources(uint64_t seed) {
   struct admission a;
-  struct lw_options o = {.connects_per_source_per_s = 3, .connections_per_source = 5,
-                         .connections_max = 5000};
+  struct lw_options o = {
+      .connects_per_source_per_s = 3, .connections_per_source = 5, .connections_max = 5000};
   struct {
     double tokens;
     double at_s;
@@ -64,7 +64,7 @@ static void unit_admission_sources(uint64_t seed) {
       model[i].connections += answer == ADMISSION_COUNTED;
       continue;
     }
-    enum admission_answer expected = model[i].tokens < 1          ? ADMISSION_REFUSED_RATE
+    enum admission_answer expected = model[i].tokens < 1         ? ADMISSION_REFUSED_RATE
                                      : model[i].connections == 5 ? ADMISSION_REFUSED_COUNT
                                                                  : ADMISSION_COUNTED;
     CHECK(answer == expected, "step %d: %d instead of %d", step, answer, expected);

@@ -1,5 +1,5 @@
-/* The in-flight window against a naive one: order, acknowledgements out of order, packet ids that wrap, and ids
- * of the host's choice. */
+/* The in-flight window against a naive one: order, acknowledgements out of order, packet ids that
+ * wrap, and ids of the host's choice. */
 #ifndef LONGWIRE_TESTS_UNIT_INFLIGHT_H
 #define LONGWIRE_TESTS_UNIT_INFLIGHT_H
 

@@ -1,5 +1,5 @@
-/* The out-queue against a naive list of frames: merging, partial sends, dropping the oldest, replacing by key,
- * letting go of shared memory. */
+/* The out-queue against a naive list of frames: merging, partial sends, dropping the oldest,
+ * replacing by key, letting go of shared memory. */
 #ifndef LONGWIRE_TESTS_UNIT_OUT_QUEUE_H
 #define LONGWIRE_TESTS_UNIT_OUT_QUEUE_H
 
@@ -88,8 +88,8 @@ static void out_compare(const struct out_rig *rig, const char *after) {
     for (uint32_t k = i == 0 ? q->sent : 0; k < e->size; k++) {
       REQUIRE(frame < rig->count, "%s: more bytes than there are frames", after);
       const struct out_naive *n = &rig->frames[frame];
-      REQUIRE(e->block->bytes[e->offset + k] == n->bytes[at], "%s: frame %u differs at %u of %u", after,
-              frame, at, n->size);
+      REQUIRE(e->block->bytes[e->offset + k] == n->bytes[at], "%s: frame %u differs at %u of %u",
+              after, frame, at, n->size);
       if (++at < n->size) continue;
       frame++;
       at = frame < rig->count ? rig->frames[frame].sent : 0;
@@ -155,7 +155,8 @@ static void out_put_or_replace(struct out_rig *rig, uint32_t size, uint32_t key)
   block_drop(b);
 }
 
-/* A frame of which a part has left is no longer told apart from what lies behind it in its stretch. */
+/* A frame of which a part has left is no longer told apart from what lies behind it in its stretch.
+ */
 static void out_let_go(struct out_rig *rig) {
   struct out_queue *q = rig->queue;
   uint32_t was_droppable = q->count > 0 ? out_at(q, 0)->droppable : 0;

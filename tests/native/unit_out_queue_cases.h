@@ -47,7 +47,8 @@ static void unit_out_drop(void) {
   out_rig_free(rig);
 }
 
-/* What was sent ends just where a frame ends: the stretch before the cut is empty and must not stay. */
+/* What was sent ends just where a frame ends: the stretch before the cut is empty and must not
+ * stay. */
 static void unit_out_drop_at_border(void) {
   struct out_rig *rig = out_rig_new();
   for (int i = 0; i < 4; i++) out_put(rig, 100, 0, 1, 0);
@@ -74,8 +75,8 @@ static void unit_out_replace(void) {
   out_rig_free(rig);
 }
 
-/* Regression: a keyed frame sent in part was moved into a block of its own with its key: the next one with that
- * key took the place of its rest, and the peer lost the framing. */
+/* Regression: a keyed frame sent in part was moved into a block of its own with its key: the next
+ * one with that key took the place of its rest, and the peer lost the framing. */
 static void unit_out_replace_detached(void) {
   struct out_rig *rig = out_rig_new();
   out_put_or_replace(rig, 100, 1);
@@ -90,7 +91,8 @@ static void unit_out_replace_detached(void) {
 
 /* Regression: a stretch that is no frame made the search for its end run for ever. */
 static void unit_out_malformed(void) {
-  static const uint8_t broken[][6] = {{0x30, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x30, 0x7f, 1, 2, 3, 4}};
+  static const uint8_t broken[][6] = {{0x30, 0xff, 0xff, 0xff, 0xff, 0xff},
+                                      {0x30, 0x7f, 1, 2, 3, 4}};
   for (int i = 0; i < 2; i++) {
     struct out_queue *q = out_queue_new();
     struct block *b = block_new(64);

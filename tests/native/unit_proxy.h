@@ -17,7 +17,8 @@ struct proxy_case {
   const char *address; /* numeric */
 };
 
-#define CASE(what, bytes, ...) {what, bytes, sizeof bytes - 1, __VA_ARGS__}
+#define CASE(what, bytes, ...) \
+  { what, bytes, sizeof bytes - 1, __VA_ARGS__ }
 
 static const struct proxy_case proxy_cases[] = {
     CASE("v1 IPv4", "PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", 4, 56324, "192.0.2.1"),
@@ -34,8 +35,8 @@ static const struct proxy_case proxy_cases[] = {
     CASE("v2 local, an address to ignore",
          SIGNATURE "\x20\x11\x00\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x01\x02\x03\x04", 0, 0,
          "0.0.0.0"),
-    CASE("v2 IPv4", SIGNATURE "\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb",
-         4, 0x1234, "192.0.2.1"),
+    CASE("v2 IPv4", SIGNATURE "\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb", 4,
+         0x1234, "192.0.2.1"),
     CASE("v2 IPv6",
          SIGNATURE "\x21\x21\x00\x24"
                    "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"
@@ -53,7 +54,8 @@ static const struct proxy_case proxy_cases[] = {
 };
 
 #undef CASE
-#define CASE(what, bytes) {what, bytes, sizeof bytes - 1, 0, 0, NULL}
+#define CASE(what, bytes) \
+  { what, bytes, sizeof bytes - 1, 0, 0, NULL }
 
 static const struct proxy_case proxy_bad[] = {
     CASE("nothing of it", "GET / HTTP/1.1\r\n\r\n"),
@@ -88,8 +90,7 @@ static const struct proxy_case proxy_bad[] = {
     CASE("v2, half a TLV",
          SIGNATURE "\x21\x11\x00\x0e\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb\x04\x00"),
     CASE("v2, a TLV that is too long",
-         SIGNATURE
-         "\x21\x11\x00\x0f\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb\x04\x00\x01"),
+         SIGNATURE "\x21\x11\x00\x0f\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb\x04\x00\x01"),
     CASE("v2, a wrong checksum",
          SIGNATURE "\x21\x11\x00\x13\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb"
                    "\x03\x00\x04\x01\x02\x03\x04"),
@@ -123,8 +124,9 @@ static void check_header(const struct proxy_case *each, const uint8_t *bytes, ui
 
 /* The example of a checksum is made here: the table cannot hold one without knowing the answer. */
 static void unit_proxy_checksum(void) {
-  uint8_t bytes[35] = SIGNATURE "\x21\x11\x00\x13\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb"
-                                "\x03\x00\x04";
+  uint8_t bytes[35] = SIGNATURE
+      "\x21\x11\x00\x13\xc0\x00\x02\x01\xc0\x00\x02\x02\x12\x34\x01\xbb"
+      "\x03\x00\x04";
   static const uint8_t digits[9] = {'1', '2', '3', '4', '5', '6', '7', '8', '9'};
   /* The check value of CRC-32C in the catalogue of parametrised CRC algorithms. */
   CHECK(~proxy_crc32c(0xffffffffu, digits, 9) == 0xe3069283u, "CRC-32C");
@@ -141,19 +143,22 @@ static void unit_proxy_checksum(void) {
 }
 
 static void unit_proxy_trust(void) {
-  static const struct proxy_trust trust = {
-      .networks = {{4, 8, {10}}, {4, 32, {192, 0, 2, 7}}, {4, 12, {172, 16}},
-                   {6, 64, {0x20, 0x01, 0x0d, 0xb8}}},
-      .count = 4};
+  static const struct proxy_trust trust = {.networks = {{4, 8, {10}},
+                                                        {4, 32, {192, 0, 2, 7}},
+                                                        {4, 12, {172, 16}},
+                                                        {6, 64, {0x20, 0x01, 0x0d, 0xb8}}},
+                                           .count = 4};
   static const struct {
     unsigned family;
     const char *address;
     int is_trusted;
   } cases[] = {
-      {4, "10.0.0.0", 1},    {4, "10.255.255.255", 1}, {4, "11.0.0.0", 0},
-      {4, "192.0.2.7", 1},   {4, "192.0.2.6", 0},      {4, "172.16.0.1", 1},
-      {4, "172.31.9.9", 1},  {4, "172.32.0.0", 0},     {6, "2001:db8::1", 1},
-      {6, "2001:db8:0:0:ffff::", 1}, {6, "2001:db8:0:1::", 0}, {6, "a00::", 0},
+      {4, "10.0.0.0", 1},       {4, "10.255.255.255", 1},
+      {4, "11.0.0.0", 0},       {4, "192.0.2.7", 1},
+      {4, "192.0.2.6", 0},      {4, "172.16.0.1", 1},
+      {4, "172.31.9.9", 1},     {4, "172.32.0.0", 0},
+      {6, "2001:db8::1", 1},    {6, "2001:db8:0:0:ffff::", 1},
+      {6, "2001:db8:0:1::", 0}, {6, "a00::", 0},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     uint8_t address[16] = {0};

@@ -1,5 +1,5 @@
-/* The event ring (wrapping, padding, two threads), the command queue across its chunks with two threads, and
- * the in-flight window. */
+/* The event ring (wrapping, padding, two threads), the command queue across its chunks with two
+ * threads, and the in-flight window. */
 #ifndef LONGWIRE_TESTS_UNIT_QUEUES_H
 #define LONGWIRE_TESTS_UNIT_QUEUES_H
 

@@ -1,4 +1,5 @@
-/* One connection and the host, turn by turn: in-flight windows, falling behind and coming back, last words. */
+/* One connection and the host, turn by turn: in-flight windows, falling behind and coming back,
+ * last words. */
 #ifndef LONGWIRE_TESTS_UNIT_REACTOR_H
 #define LONGWIRE_TESTS_UNIT_REACTOR_H
 
@@ -34,7 +35,8 @@ static void rig_ack(struct stub_rig *rig, struct stub_peer *p, unsigned type, ui
 }
 
 /* Checks that the peer has got exactly these messages since the last call; ids must follow `id`. */
-static void rig_got(struct stub_peer *p, const char *when, uint64_t first, uint32_t count, uint32_t id) {
+static void rig_got(struct stub_peer *p, const char *when, uint64_t first, uint32_t count,
+                    uint32_t id) {
   CHECK(p->out_size == count * 8, "%s: %zu bytes, not %u frames", when, p->out_size, count);
   for (uint32_t i = 0; i < count && i < p->out_size / 8; i++) {
     const uint8_t *frame = p->out + i * 8;
@@ -56,7 +58,8 @@ static void unit_behind(void) {
   rig_submit(rig);
   rig_turn(rig);
   rig_got(p, "full", 1, 4, 1);
-  CHECK(h->behind_seq == 5 && h->behind_count == 1, "behind %llu", (unsigned long long)h->behind_seq);
+  CHECK(h->behind_seq == 5 && h->behind_count == 1, "behind %llu",
+        (unsigned long long)h->behind_seq);
   CHECK(h->rooms == 0, "room in a full window");
   rig_ack(rig, p, MQTT_PUBACK, 2);
   rig_ack(rig, p, MQTT_PUBACK, 3);
@@ -75,7 +78,8 @@ static void unit_behind(void) {
   rig_submit(rig);
   rig_turn(rig);
   rig_got(p, "replayed", 5, 3, 5);
-  CHECK(h->behind_seq == 8 && h->behind_count == 2, "behind %llu", (unsigned long long)h->behind_seq);
+  CHECK(h->behind_seq == 8 && h->behind_count == 2, "behind %llu",
+        (unsigned long long)h->behind_seq);
   for (uint32_t id = 4; id <= 7; id++) rig_ack(rig, p, MQTT_PUBACK, id);
   rig_turn(rig);
   CHECK(h->acked_seq == 7 && h->rooms == 2 && h->room == 4, "room %u", h->room);
@@ -90,8 +94,8 @@ static void unit_behind(void) {
   rig_close(rig);
 }
 
-/* Regression: LIVE for an earlier replay overtook the news that the connection had fallen behind again, and
- * what it missed was never replayed. */
+/* Regression: LIVE for an earlier replay overtook the news that the connection had fallen behind
+ * again, and what it missed was never replayed. */
 static void unit_live_too_early(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 1, 0, 1);
@@ -103,7 +107,8 @@ static void unit_live_too_early(void) {
   command_live(&rig->commands, h->handle, 0);
   rig_submit(rig);
   rig_turn(rig);
-  CHECK(h->behind_seq == 2 && h->behind_count == 1, "behind %llu", (unsigned long long)h->behind_seq);
+  CHECK(h->behind_seq == 2 && h->behind_count == 1, "behind %llu",
+        (unsigned long long)h->behind_seq);
   rig_ack(rig, p, MQTT_PUBACK, 1);
   rig_publish(rig, 3, 1);
   rig_submit(rig);
@@ -139,7 +144,8 @@ static void unit_closed_inflight(void) {
   rig_feed(rig, p, "", 0);
   rig_turn(rig);
   CHECK(h->closes == 1 && h->close_code == LW_CODE_IO_ERROR, "code %u", h->close_code);
-  CHECK(h->closed.seen_seq == 15 && h->closed.behind_seq == 0, "seen %u", (unsigned)h->closed.seen_seq);
+  CHECK(h->closed.seen_seq == 15 && h->closed.behind_seq == 0, "seen %u",
+        (unsigned)h->closed.seen_seq);
   CHECK(h->closed.inflight_count == 3, "%u in flight", h->closed.inflight_count);
   const uint64_t seqs[] = {11, 12, 15};
   for (uint32_t i = 0; i < 3; i++) {
@@ -150,7 +156,8 @@ static void unit_closed_inflight(void) {
   rig_close(rig);
 }
 
-/* Regression: the answer of a half-closed connection was thrown away when the ring had been full before. */
+/* Regression: the answer of a half-closed connection was thrown away when the ring had been full
+ * before. */
 static void unit_last_words(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 0, 0, 0);
@@ -171,7 +178,8 @@ static void unit_last_words(void) {
   rig_unblock(rig, p, 100);
   rig_turn(rig);
   rig_turn(rig);
-  CHECK(!p->is_open && p->out_size == 4 && memcmp(p->out, "last", 4) == 0, "%zu bytes", p->out_size);
+  CHECK(!p->is_open && p->out_size == 4 && memcmp(p->out, "last", 4) == 0, "%zu bytes",
+        p->out_size);
   rig_close(rig);
 }
 

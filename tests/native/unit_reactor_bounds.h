@@ -1,10 +1,12 @@
-/* Bounds of the reactor: full rings, full queues, deadlines, limits, and commands that make no sense. */
+/* Bounds of the reactor: full rings, full queues, deadlines, limits, and commands that make no
+ * sense. */
 #ifndef LONGWIRE_TESTS_UNIT_REACTOR_BOUNDS_H
 #define LONGWIRE_TESTS_UNIT_REACTOR_BOUNDS_H
 
 #include "unit_reactor.h"
 
-/* Regression: with a quarter of the ring free, but no room for the record that waits, the thread spun. */
+/* Regression: with a quarter of the ring free, but no room for the record that waits, the thread
+ * spun. */
 static void unit_ring_full(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 0, 0, 0);
@@ -14,7 +16,8 @@ static void unit_ring_full(void) {
   for (int i = 0; i < 3; i++) rig_feed(rig, p, small, sizeof small);
   uint64_t before = rig->t->stats.ring_full;
   for (int i = 0; i < 10; i++) turn(rig->t);
-  CHECK(before == 1 && rig->t->stats.ring_full == 1, "tried %u times", (unsigned)rig->t->stats.ring_full);
+  CHECK(before == 1 && rig->t->stats.ring_full == 1, "tried %u times",
+        (unsigned)rig->t->stats.ring_full);
   CHECK(rig->t->backend->timeout_ms != 0, "does not sleep while the ring is full");
   for (int i = 0; i < 4; i++) rig_turn(rig);
   struct stub_heard *h = rig_heard(rig, p);
@@ -53,13 +56,14 @@ static void unit_ring_slow_host(uint64_t seed) {
   for (int i = 0; i < 1000; i++) rig_turn(rig);
   for (int i = 0; i < 4; i++) {
     struct stub_heard *h = rig_heard(rig, peers[i]);
-    CHECK(h->frames_size == sent[i], "%zu of %llu bytes", h->frames_size, (unsigned long long)sent[i]);
+    CHECK(h->frames_size == sent[i], "%zu of %llu bytes", h->frames_size,
+          (unsigned long long)sent[i]);
   }
   rig_close(rig);
 }
 
-/* Regression: a burst larger than the soft bound was dropped, or made a connection fall behind, though its peer
- * took all that it was sent. */
+/* Regression: a burst larger than the soft bound was dropped, or made a connection fall behind,
+ * though its peer took all that it was sent. */
 static void unit_burst(void) {
   for (unsigned qos = 0; qos <= 1; qos++) {
     struct stub_rig *rig = rig_open(&stub_options);
@@ -68,8 +72,11 @@ static void unit_burst(void) {
     rig_join(rig, h);
     for (uint64_t seq = 1; seq <= 2000; seq++) {
       uint32_t audience = 3;
-      struct publish m = {.seq = qos == 0 ? 0 : seq, .stamp = (uint32_t)seq, .qos = qos,
-                          .packet_id_at = LW_PACKET_ID_NONE, .except = {LW_CONN_NONE, 0}};
+      struct publish m = {.seq = qos == 0 ? 0 : seq,
+                          .stamp = (uint32_t)seq,
+                          .qos = qos,
+                          .packet_id_at = LW_PACKET_ID_NONE,
+                          .except = {LW_CONN_NONE, 0}};
       command_publish(&rig->commands, &m, &audience, 1, numbered(seq, qos), 8);
     }
     rig_submit(rig);
@@ -81,7 +88,8 @@ static void unit_burst(void) {
   }
 }
 
-/* A peer that takes nothing: QoS 0 keeps the newest, QoS 1 stops at the soft bound, answers at the hard one. */
+/* A peer that takes nothing: QoS 0 keeps the newest, QoS 1 stops at the soft bound, answers at the
+ * hard one. */
 static void unit_slow_peer(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 1, 0, 0);
@@ -90,8 +98,8 @@ static void unit_slow_peer(void) {
   p->takes = 0;
   for (uint64_t seq = 1; seq <= 1000; seq++) {
     uint32_t audience = 3;
-    struct publish m = {.stamp = (uint32_t)seq, .packet_id_at = LW_PACKET_ID_NONE,
-                        .except = {LW_CONN_NONE, 0}};
+    struct publish m = {
+        .stamp = (uint32_t)seq, .packet_id_at = LW_PACKET_ID_NONE, .except = {LW_CONN_NONE, 0}};
     command_publish(&rig->commands, &m, &audience, 1, numbered(seq, 0), 8);
   }
   rig_submit(rig);
@@ -113,7 +121,8 @@ static void unit_slow_peer(void) {
   rig_turn(rig);
   CHECK(h->closes == 1 && h->close_code == LW_CODE_SLOW_CONSUMER, "code %u", h->close_code);
   rig_turn(rig);
-  CHECK(rig->t->stats.out_queue_bytes == 0 && rig->t->stats.connections == 0, "what is closed counts");
+  CHECK(rig->t->stats.out_queue_bytes == 0 && rig->t->stats.connections == 0,
+        "what is closed counts");
   rig_close(rig);
 }
 
@@ -125,7 +134,8 @@ static void unit_deadlines(void) {
   CHECK(mute->is_open, "the handshake ended early");
   rig_pass(rig, 300);
   rig_turn(rig);
-  CHECK(!mute->is_open && rig->t->stats.closed[LW_CODE_HANDSHAKE_TIMEOUT] == 1, "no handshake timeout");
+  CHECK(!mute->is_open && rig->t->stats.closed[LW_CODE_HANDSHAKE_TIMEOUT] == 1,
+        "no handshake timeout");
   struct stub_peer *p = rig_activate(rig, 0, 1000, 0);
   struct stub_heard *h = rig_heard(rig, p);
   for (int i = 0; i < 5; i++) {
@@ -134,7 +144,8 @@ static void unit_deadlines(void) {
     rig_feed(rig, p, beat, sizeof beat);
     rig_turn(rig);
   }
-  CHECK(h->violations == 0 && h->frame_count == 0 && p->out_size == 25, "%u violations", h->violations);
+  CHECK(h->violations == 0 && h->frame_count == 0 && p->out_size == 25, "%u violations",
+        h->violations);
   /* Regression: who is not listened to cannot be called silent. */
   command_plain(&rig->commands, LW_COMMAND_PAUSE, h->handle);
   rig_submit(rig);

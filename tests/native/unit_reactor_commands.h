@@ -84,7 +84,8 @@ static void unit_stale_commands(void) {
   rig_close(rig);
 }
 
-/* Regression: the record of a short command lies at the very end of its chunk, and was read past it. */
+/* Regression: the record of a short command lies at the very end of its chunk, and was read past
+ * it. */
 static void unit_commands_at_chunk_end(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 0, 0, 0);
@@ -123,7 +124,8 @@ static void unit_connection_limit(void) {
   rig_close(rig);
 }
 
-/* Regression: a window whose CLOSED would not have fitted the ring stopped every event of the thread. */
+/* Regression: a window whose CLOSED would not have fitted the ring stopped every event of the
+ * thread. */
 static void unit_window_and_ring(void) {
   struct lw_options options = stub_options;
   options.ring_bytes = 4096;

@@ -1,5 +1,5 @@
-/* Messages whose end the host is told of one by one: shared subscriptions, and QoS 2 exchanges that outlive
- * the process. */
+/* Messages whose end the host is told of one by one: shared subscriptions, and QoS 2 exchanges that
+ * outlive the process. */
 #ifndef LONGWIRE_TESTS_UNIT_REACTOR_SETTLE_H
 #define LONGWIRE_TESTS_UNIT_REACTOR_SETTLE_H
 
@@ -14,11 +14,12 @@ static void rig_deliver(struct stub_rig *rig, struct handle to, uint64_t seq, un
 
 static void settled(struct stub_heard *h, uint32_t i, uint64_t seq, unsigned what) {
   CHECK(i < h->settled_count, "%u settled", h->settled_count);
-  CHECK(h->settled[i].seq == seq && h->settled[i].released == what, "%u: message %llu came to %u", i,
-        (unsigned long long)h->settled[i].seq, h->settled[i].released);
+  CHECK(h->settled[i].seq == seq && h->settled[i].released == what, "%u: message %llu came to %u",
+        i, (unsigned long long)h->settled[i].seq, h->settled[i].released);
 }
 
-/* What the window has no room for comes back; what is acknowledged does too; neither is in ACKED. */
+/* What the window has no room for comes back; what is acknowledged does too; neither is in ACKED.
+ */
 static void unit_shared(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 1, 0, 3);

@@ -56,17 +56,19 @@ static void unit_record_pairs(uint64_t seed) {
     const struct record_suite *suite = &record_suites[i];
     struct record_direction out = {0};
     for (size_t k = 0; k < sizeof out.secret; k++) out.secret[k] = (uint8_t)random_u64(&seed);
-    if (suite->is_tls12) memcpy(out.key, out.secret, 32);
-    else record_derive(suite, &out);
+    if (suite->is_tls12)
+      memcpy(out.key, out.secret, 32);
+    else
+      record_derive(suite, &out);
     struct record_direction in = out;
     for (int round = 0; round < 60; round++) {
-      uint32_t size = round < 3 ? RECORD_PLAIN_BYTES_MAX - (uint32_t)round
-                                : random_below(&seed, 300);
+      uint32_t size =
+          round < 3 ? RECORD_PLAIN_BYTES_MAX - (uint32_t)round : random_below(&seed, 300);
       uint8_t type = 0;
       for (uint32_t k = 0; k < size; k++) plain[k] = (uint8_t)random_u64(&seed);
       struct record_piece piece = {plain, size};
-      uint32_t sealed = record_seal(&ciphers, suite, &out, RECORD_DATA, &piece, size > 0, size,
-                                    record);
+      uint32_t sealed =
+          record_seal(&ciphers, suite, &out, RECORD_DATA, &piece, size > 0, size, record);
       CHECK(record_cut(suite, record, sealed) == (int32_t)sealed, "%x: cut", suite->id);
       int32_t opened = record_open(&ciphers, suite, &in, record, sealed, back, &type);
       CHECK(opened == (int32_t)size && type == RECORD_DATA && memcmp(plain, back, size) == 0,
@@ -116,7 +118,8 @@ static void seal_some(struct out_queue *q, struct seal_model *m, uint64_t *seed)
     m->bytes[m->sealed + i] = turned;
   }
   if (size == 0) block_append(block, "0123456789", 10); /* a record of our own */
-  if (size > 0) out_take_plain(q, size);
+  if (size > 0)
+    out_take_plain(q, size);
   else {
     memmove(m->bytes + m->sealed + 10, m->bytes + m->sealed, plain);
     memcpy(m->bytes + m->sealed, "0123456789", 10);

@@ -1,5 +1,5 @@
-/* Cutting a stream into frames, at every byte and in pieces of every size, for both protocols; what is answered
- * here; what breaks a stream. */
+/* Cutting a stream into frames, at every byte and in pieces of every size, for both protocols; what
+ * is answered here; what breaks a stream. */
 #ifndef LONGWIRE_TESTS_UNIT_STREAM_H
 #define LONGWIRE_TESTS_UNIT_STREAM_H
 
@@ -67,8 +67,8 @@ static struct stream stream_of(unsigned protocol) {
     }
   }
   if (protocol == LW_PROTOCOL_MQTT) {
-    /* Not ours to have sent, but PUBREL is what lets the peer finish; PUBACK falls on no ground. What
-     * carries more than an id is the host's to check as well. */
+    /* Not ours to have sent, but PUBREL is what lets the peer finish; PUBACK falls on no ground.
+     * What carries more than an id is the host's to check as well. */
     static const uint8_t acks[] = {MQTT_PUBREC, 2, 1, 2, MQTT_PUBACK, 2, 1, 2};
     static const uint8_t with_reason[] = {MQTT_PUBCOMP, 3, 1, 2, 0};
     static const uint8_t pubrel[] = {MQTT_PUBREL, 2, 1, 2};
@@ -105,7 +105,8 @@ static void stream_run(struct stub_rig *rig, unsigned protocol, uint32_t split, 
   if (split % 3 != 0) rig_turn(rig);
   rig_feed(rig, p, s.bytes + split, s.size - split);
   rig_turn(rig);
-  stream_check(rig, p, &s, protocol, piece == 0 ? "cut at" : "pieces of", piece == 0 ? split : piece);
+  stream_check(rig, p, &s, protocol, piece == 0 ? "cut at" : "pieces of",
+               piece == 0 ? split : piece);
   rig_drop(rig, p);
 }
 

@@ -68,7 +68,8 @@ static void wheel_rig_disarm(struct wheel_rig *rig, uint32_t slot) {
   rig->is_armed[slot] = 0;
 }
 
-/* Turns the wheel to a tick; checks that what fires was armed and is not early. Returns how many fired. */
+/* Turns the wheel to a tick; checks that what fires was armed and is not early. Returns how many
+ * fired. */
 static uint32_t wheel_rig_turn(struct wheel_rig *rig, uint32_t tick) {
   uint32_t fired = 0;
   uint32_t slot;
@@ -104,8 +105,10 @@ static void unit_wheel_cases(void) {
   CHECK(rig.wheel.armed == 0, "%u are armed", rig.wheel.armed);
   /* Later than one turn of the wheel: fires early, and whoever it wakes arms it again. */
   wheel_arm(&rig.wheel, wheel_rig_node, &rig, 7, 10 * 60 * 1000);
-  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == 7, "not at its end");
-  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == WHEEL_NONE, "twice");
+  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == 7,
+        "not at its end");
+  CHECK(wheel_expired(&rig.wheel, wheel_rig_node, &rig, 1000 + WHEEL_BUCKETS) == WHEEL_NONE,
+        "twice");
 }
 
 /* Random timers while the tick counter wraps: 8.7 years of uptime. */
@@ -116,8 +119,10 @@ static void unit_wheel_random(uint64_t seed) {
   rig.wheel.tick = tick;
   for (int step = 0; step < 20000; step++) {
     uint32_t slot = random_below(&seed, WHEEL_SLOTS);
-    if (rig.is_armed[slot]) wheel_rig_disarm(&rig, slot);
-    else wheel_rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
+    if (rig.is_armed[slot])
+      wheel_rig_disarm(&rig, slot);
+    else
+      wheel_rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
     if (random_chance(&seed, 50)) tick += random_below(&seed, 4);
     wheel_rig_turn(&rig, tick);
     for (uint32_t i = 0; i < WHEEL_SLOTS; i++) {

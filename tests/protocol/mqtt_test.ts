@@ -3,6 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { codes, Refusal } from "../../core/codes.ts";
 import { limits } from "../../core/limits.ts";
 import * as mqtt from "../../core/protocol/mqtt.ts";
+import { Writer } from "../../core/protocol/mqtt_bytes.ts";
 import { bytes_of, concat } from "../cases/bytes.ts";
 import { frame, mqtt_cases, type MqttCase } from "../cases/mqtt_cases.ts";
 import { random_of, seed_for } from "../cases/random.ts";
@@ -357,4 +358,21 @@ Deno.test("mqtt: topics that share a cache slot or begin alike are told apart", 
     }
   }
   assert(new Refusal(codes.malformed) instanceof Error);
+});
+
+Deno.test("mqtt: a packet that outgrows its writer is whole", () => {
+  // Regression: what made the buffer grow was written into the one before it.
+  for (let begin = 500; begin < 515; begin++) {
+    const writer = new Writer();
+    for (let i = 0; i < begin; i++) writer.u8(7);
+    writer.varint(0x3fff);
+    writer.string("x".repeat(2000));
+    writer.raw(new Uint8Array(3000).fill(9));
+    writer.u32(0x01020304);
+    const out = new Uint8Array(writer.size);
+    writer.copy_into(out, 0);
+    const text = new TextEncoder().encode("x".repeat(2000));
+    const head = [new Uint8Array(begin).fill(7), Uint8Array.of(0xff, 0x7f, 0x07, 0xd0), text];
+    assertEquals(out, concat(...head, new Uint8Array(3000).fill(9), Uint8Array.of(1, 2, 3, 4)));
+  }
 });

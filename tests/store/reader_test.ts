@@ -87,6 +87,21 @@ Deno.test("every way to read answers the same", () => {
   log.db.close();
 });
 
+Deno.test("rare topics are merged in the order of the log, page by page", () => {
+  const log = new Log();
+  const expected: string[] = [];
+  for (let n = 0; n < 60; n++) {
+    const rare = message(["a", "a/b", "a/c/d"][n % 3]!, `${n}`);
+    expected.push(`${n}`);
+    log.append([rare, ...Array.from({ length: 1000 }, (_, i) => message(`filling/${i % 9}`))]);
+  }
+  for (const limit of [1, 2, 7, 59, 60, 1000]) {
+    assertEquals(log.read_all(["a/#"], 0, limit), expected, `limit ${limit}`);
+    assertEquals(log.read_all(["a/+", "a", "a/c/#"], 0, limit), expected, `limit ${limit}`);
+  }
+  log.db.close();
+});
+
 Deno.test("a read never looks at more than its share", () => {
   const log = new Log();
   const topics = 17_000;

@@ -31,6 +31,8 @@ const decoder = new TextDecoder();
 
 export class MqttClient extends RawConnection<Packet> {
   #packet_id = 0;
+  /** Packets that came while another was waited for. */
+  readonly #held: Packet[] = [];
 
   constructor(conn: Deno.TcpConn, readonly version: Version, readonly name: string) {
     super(conn, name, new Decoder(version));
@@ -65,7 +67,8 @@ export class MqttClient extends RawConnection<Packet> {
 
   /** The next packet; undefined = the service closed the connection. */
   next(timeout_ms?: number): Promise<Packet | undefined> {
-    return this.packets.next(timeout_ms);
+    const held = this.#held.shift();
+    return held === undefined ? this.packets.next(timeout_ms) : Promise.resolve(held);
   }
 
   /** The next packet, which must be of this type. */
@@ -138,7 +141,12 @@ export class MqttClient extends RawConnection<Packet> {
     if (qos === 0) return;
     await this.say({ type: qos === 1 ? "puback" : "pubrec", packet_id, reason_code: 0 });
     if (qos === 1) return;
-    await this.expect("pubrel");
+    for (;;) { // other packets may come before it
+      const packet = await this.packets.next();
+      if (packet === undefined) throw new Error(`${this.name}: closed before PUBREL`);
+      if (packet.type === "pubrel" && packet.packet_id === packet_id) break;
+      this.#held.push(packet);
+    }
     await this.say({ type: "pubcomp", packet_id, reason_code: 0 });
   }
 
