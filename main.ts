@@ -19,6 +19,7 @@ import { shut_down } from "./core/shutdown.ts";
 import * as startup from "./core/startup.ts";
 import { MemoryStore } from "./core/store/memory.ts";
 import type { Store } from "./core/store/mod.ts";
+import { SysTopics } from "./core/sys_topics.ts";
 import { back_up_store, check_store, SqliteStore } from "./core/store/sqlite.ts";
 import manifest from "./deno.json" with { type: "json" };
 import { BuildError, ensure_library } from "./ffi/build.ts";
@@ -126,12 +127,14 @@ async function serve(args: readonly string[]): Promise<void> {
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
+  const { version } = manifest;
+  const now_ms = Date.now;
+  const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
+  sys.start();
   let is_stopping = false;
   const refused = new Map<Code, number>();
-  const { version } = manifest;
   const counts = { http_refused: refused, filters_refused: hub.filters_refused };
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
-  const now_ms = Date.now;
   const context = { router, store, metrics, log, now_ms, is_stopping: () => is_stopping, refused };
   const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
@@ -148,6 +151,7 @@ async function serve(args: readonly string[]): Promise<void> {
   }));
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
+  sys.stop();
   const close_http = () => {
     end_event_streams(context);
     return http?.shutdown() ?? Promise.resolve();

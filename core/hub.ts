@@ -214,11 +214,12 @@ export class Hub implements ReactorHandler {
       const group = plain.shared ? this.shared.settled(session, one) : undefined;
       if (how === "acked") session.exchange_over(plain.packet_id);
       if (how !== "received") continue;
-      const exchange = group === undefined ? plain : { ...plain, group };
+      const known = session.inflight?.get(plain.packet_id) ?? plain;
+      const exchange = { ...known, released: true, ...(group === undefined ? {} : { group }) };
       const { inflight } = session;
-      if (inflight === null) session.inflight = new Map([[exchange.packet_id, exchange]]);
-      else inflight.set(exchange.packet_id, exchange);
-      received.push(exchange.packet_id);
+      if (inflight === null) session.inflight = new Map([[plain.packet_id, exchange]]);
+      else inflight.set(plain.packet_id, exchange);
+      received.push(plain.packet_id);
     }
     if (received.length === 0) return this.sessions.changed(session);
     // Only then PUBREL: the device forgets the packet id with it, so nothing may forget it here.

@@ -43,6 +43,8 @@ export const limits = Object.freeze({
   receive_max: 1024,
   /** Messages of one shared subscription that are with one member at a time. */
   shared_inflight_max: 128,
+  /** How often what the service says of itself goes to those who listen. */
+  sys_interval_ms: 10_000,
   /** Topic aliases that an MQTT 5 client may set [MQTT-3.3.2-9]. */
   topic_alias_max: 32,
   /** QoS >= 1 messages in flight to one MQTT connection. */

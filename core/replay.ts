@@ -52,7 +52,10 @@ export class Replayer {
     }
     const replay = this.#begin(session, session.cursor);
     replay.is_untouched = true;
-    if (session.inflight !== null) replay.resends.push(...session.inflight.values());
+    for (const exchange of session.inflight?.values() ?? []) {
+      replay.resends.push(exchange);
+      if (!exchange.aside) (replay.resent ??= new Set()).add(exchange.seq);
+    }
     this.reactor.behind(session.conn, session.generation);
   }
 
@@ -136,6 +139,7 @@ export class Replayer {
       room: 0,
       reading: false,
       resends: [],
+      resent: null,
       retained: null,
       is_untouched: false,
     };
@@ -335,6 +339,7 @@ export class Replayer {
     for (const message of page.messages) {
       // What has been stored but not dispatched yet comes live.
       if (message.offset > dispatched) break;
+      if (replay.resent?.has(message.offset)) continue;
       const options = this.#wanted(session, message, message.offset);
       if (options < 0 || Math.min(SubscriptionOptions.qos(options), message.qos) === 0) continue;
       const dup = message.offset <= session.unsure_to;

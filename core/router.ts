@@ -47,6 +47,8 @@ export interface RouterStats {
 export class Router {
   readonly stats: RouterStats = { published: [0, 0, 0], refused: new Map() };
   readonly fanout: Fanout;
+  /** Answers for topics that are the service's own; undefined = the filter matches none of them. */
+  own_topics: { retained(filter: string): Soon<RetainedPage> | undefined } | null = null;
   /** Offset of the newest stored message that has been handed to the reactor. */
   dispatched: number;
 
@@ -114,9 +116,9 @@ export class Router {
     return page instanceof Promise ? page.then(found) : found(page);
   }
 
-  /** Retained messages that match a filter, the service's own among them. */
+  /** Retained messages that match a filter, or what the service says of itself. */
   retained(filter: string, after = ""): Soon<RetainedPage> {
-    return this.store.retained(filter, after);
+    return this.own_topics?.retained(filter) ?? this.store.retained(filter, after);
   }
 
   /** Sees to it that the turn ends, for callers that are not the hub's loop. */

@@ -78,6 +78,8 @@ export interface Replay {
   reading: boolean;
   /** What earlier connections left open goes out first, oldest first. */
   resends: Exchange[];
+  /** Offsets of those: after a crash the cursor may stand before them. */
+  resent: Set<number> | null;
   /** Retained messages that go out first, filter by filter. */
   retained: RetainedSend[] | null;
   /** The connection has been sent no stored message: none can come back unacknowledged. */

@@ -36,6 +36,8 @@ export class Sessions {
   /** Publishes the will of a connection that is gone. */
   on_will: (session: Session, will: Will) => void = () => {};
   groups: Groups | null = null;
+  /** Sessions that have ended for want of their device. */
+  expired = 0;
 
   readonly #by_id = new Map<string, Session>();
   /** Sessions whose cursor moved since it was written, and those of which more than that changed. */
@@ -243,6 +245,7 @@ export class Sessions {
       session.alarm_tick = 0;
       if (session.connected || this.#by_id.get(session.id) !== session) continue;
       if (this.#is_over(session)) {
+        this.expired++;
         this.forget(session);
         continue;
       }

@@ -50,6 +50,7 @@ enum backend_flags {
   POLL_ENDING = 1 << 4,
   SHUTTING = 1 << 5,        /* shutdown is under way */
   CLOSING = 1 << 6,
+  HAD_BUFFERS = 1 << 7,     /* the receive has brought something since it was submitted */
 };
 
 /* The address of a peer, being asked for. */
@@ -376,6 +377,7 @@ static void receive_on(struct io_thread *t, struct connection *c) {
   sqe->ioprio = IORING_RECV_MULTISHOT;
   sqe->buf_group = URING_BUFFER_GROUP;
   c->backend_flags |= RECEIVING;
+  c->backend_flags &= (uint8_t)~HAD_BUFFERS;
 }
 
 static void backend_read(struct io_thread *t, struct connection *c) {
@@ -410,6 +412,7 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
   if (cqe->flags & IORING_CQE_F_BUFFER) {
     uint32_t size = cqe->res > 0 ? (uint32_t)cqe->res : 0;
     b->received_bytes += size;
+    c->backend_flags |= HAD_BUFFERS;
     if (size > 0) received(t, c, uring_buffers_at(&b->buffers, cqe->flags), size);
     uring_buffers_done(&b->buffers, cqe->flags, size);
   }
@@ -421,7 +424,10 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
   if (!takes_bytes(c) && c->kept != NULL && c->kept->size > UNASKED_BYTES_MAX) {
     backend_read_stop(t, c);
   }
-  if (c->backend_flags & RECEIVE_WANTED) backend_read(t, c);
+  if (!(c->backend_flags & RECEIVE_WANTED)) return;
+  /* The one that had the buffers lets the others go first: a receive takes all that there are. */
+  if (cqe->res == -ENOBUFS && (c->backend_flags & HAD_BUFFERS)) mark_ready(t, c);
+  else backend_read(t, c);
 }
 
 /* ---------------------------------------------------------------- sending */

@@ -336,8 +336,10 @@ function retained_tests(test: Register): void {
     assertEquals(await texts(store, "a/+"), ["2", "3"]);
     assertEquals(await texts(store, "#"), ["2", "3"]);
     assertEquals(await texts(store, "$SYS/#"), ["4"]);
+    assertEquals(await store.retained_count(), 3);
     await store.retain(message("a/b", "", { retain: true, qos: 0 }));
     assertEquals(await texts(store, "#"), ["3"]);
+    assertEquals(await store.retained_count(), 2);
     assertEquals(store.head, 0);
   });
 

@@ -112,6 +112,10 @@ export class MemoryStore implements Store {
     return { messages: found, next: "" };
   }
 
+  retained_count(): number {
+    return this.#retained.size;
+  }
+
   retain(message: Message): void {
     this.#assert_room([message]);
     this.#set_retained(stored(message, 0));

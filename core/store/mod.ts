@@ -156,6 +156,8 @@ export interface Store {
    * before.
    */
   retained(filter: string, after?: string): Soon<RetainedPage>;
+  /** How many retained messages there are; those that have expired may be among them. */
+  retained_count(): Soon<number>;
   /**
    * Sets, or with an empty payload removes, the retained message of a topic, without appending it.
    */

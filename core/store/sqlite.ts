@@ -163,6 +163,11 @@ export class SqliteStore implements Store {
     return this.#any_retained ? this.#retained(filter, after) : { messages: [], next: "" };
   }
 
+  retained_count(): Soon<number> {
+    if (!this.#any_retained) return 0;
+    return this.#ask_reader({ kind: "retained_count" }).then((source) => source.u32());
+  }
+
   retain(message: Message): Promise<void> {
     this.#any_retained = true;
     return this.#queue.write((out) => {

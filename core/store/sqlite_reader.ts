@@ -83,6 +83,7 @@ function statements(db: Database) {
        ORDER BY offset`,
     ),
     retained: db.prepare(`SELECT ${columns} FROM retained WHERE topic = ? AND ${living}`),
+    retained_count: db.prepare("SELECT COUNT(*) AS count FROM retained"),
     retained_between: db.prepare(
       "SELECT topic FROM retained WHERE topic > ? AND topic >= ? AND topic < ? ORDER BY topic",
     ),
@@ -315,6 +316,13 @@ export class LogReader {
     }
     this.#names.set(id, name);
     return name;
+  }
+
+  /** u32 count. */
+  retained_count(): Uint8Array<ArrayBuffer> {
+    const out = new ByteWriter(new Uint8Array(4));
+    out.u32(this.#sql.retained_count.get()!.count as number);
+    return out.take();
   }
 
   /** Retained messages: u32 count, rows, the text `next`. */

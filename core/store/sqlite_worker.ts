@@ -40,6 +40,7 @@ export type Request =
     readonly upto: number;
   }
   | { readonly kind: "retained"; readonly filter: string; readonly after: string }
+  | { readonly kind: "retained_count" }
   | { readonly kind: "sessions"; readonly after: string }
   | { readonly kind: "backup"; readonly path: string; readonly target: string }
   | { readonly kind: "check"; readonly path: string }
@@ -262,6 +263,8 @@ class ReaderRole implements Role {
       }
       case "retained":
         return { kind: "page", bytes: this.#log.retained(request.filter, request.after) };
+      case "retained_count":
+        return { kind: "page", bytes: this.#log.retained_count() };
       case "sessions":
         return { kind: "page", bytes: this.#log.sessions(request.after) };
       case "close":

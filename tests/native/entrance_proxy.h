@@ -44,14 +44,15 @@ static int raw_echo(uint16_t port, const void *header, size_t size, size_t step)
 }
 
 static void check_peer(struct host *h, const struct proxy_case *each) {
+  struct lw_peer peer = host_peer(h);
   uint8_t address[16] = {127, 0, 0, 1};
   unsigned family = each->family == 0 ? 4 : each->family;
   if (each->family != 0) {
     memset(address, 0, sizeof address);
     inet_pton(each->family == 4 ? AF_INET : AF_INET6, each->address, address);
-    CHECK(h->peer.port == each->port, "%s: port %u", each->what, h->peer.port);
+    CHECK(peer.port == each->port, "%s: port %u", each->what, peer.port);
   }
-  CHECK(h->peer.family == family && memcmp(h->peer.address, address, sizeof address) == 0,
+  CHECK(peer.family == family && memcmp(peer.address, address, sizeof address) == 0,
         "%s: address", each->what);
 }
 

@@ -8,6 +8,8 @@
 
 #define WAKEUP_ROUNDS 3000u
 #define WAKEUP_PATIENCE_MS 10000
+/* Several times what the ring holds, while the host looks away. */
+#define WAKEUP_FLOOD_BYTES (1u << 20)
 
 struct questions {
   uint16_t port;
@@ -39,6 +41,11 @@ static void *questions_run(void *argument) {
     if (size != 6) break;
     spin(random_below(&q->seed, 3000));
   }
+  static const uint8_t silent[1024] = {0xfb, 3, 0, 0, 8}; /* wants no answer */
+  for (uint32_t sent = 0; sent < WAKEUP_FLOOD_BYTES; sent += sizeof silent) {
+    ssize_t size = send(fd, silent, sizeof silent, MSG_NOSIGNAL);
+    REQUIRE(size == sizeof silent, "%zd bytes sent, errno %d", size, errno);
+  }
   close(fd);
   return NULL;
 }
@@ -46,6 +53,7 @@ static void *questions_run(void *argument) {
 struct answers {
   struct commands commands;
   uint32_t count;
+  uint32_t silent_bytes;
   int is_closed;
 };
 
@@ -54,6 +62,8 @@ static void answers_take(void *owner, const struct lw_event *event) {
   if (event->type == LW_EVENT_CLOSED) {
     a->is_closed = 1;
     command_plain(&a->commands, LW_COMMAND_RELEASE, handle_of(event));
+  } else if (event->body_size > 6) {
+    a->silent_bytes += event->body_size;
   } else if (event->type == LW_EVENT_FRAME) {
     if (event->code == 1) command_activate(&a->commands, handle_of(event), 0, 0, 0);
     command_send(&a->commands, handle_of(event), event + 1, event->body_size);
@@ -75,11 +85,13 @@ static void hammer_wakeups(uint64_t seed) {
     int found = lw_wait(r, WAKEUP_PATIENCE_MS);
     CHECK(found, "after %u answers nothing more is heard", a.count);
     if (!found) break;
+    if (a.count == WAKEUP_ROUNDS) sleep_ms(20);
     events_walk(r, answers_take, &a);
     spin(random_below(&seed, 3000));
     commands_submit(&a.commands, r);
   }
   CHECK(a.count == WAKEUP_ROUNDS, "%u questions", a.count);
+  CHECK(a.silent_bytes == WAKEUP_FLOOD_BYTES, "%u bytes of the flood", a.silent_bytes);
   pthread_join(thread, NULL);
   lw_close(r);
   free(a.commands.bytes);

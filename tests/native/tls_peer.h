@@ -37,20 +37,41 @@ struct host {
   atomic_uint closes;
   atomic_uint close_code; /* of the last close */
   atomic_uint close_next; /* close the connection of the next frame after its echo */
-  char certificate[4096]; /* of the connection that came last; read it after its echo */
+  pthread_mutex_t lock; /* of the rest, which is of the connection that came last */
+  char certificate[4096];
   struct lw_peer peer;
 };
+
+static void host_note(struct host *h, struct handle of) {
+  pthread_mutex_lock(&h->lock);
+  int size = lw_peer_certificate(h->r, of.conn, of.generation, h->certificate,
+                                 sizeof h->certificate - 1);
+  CHECK(size >= 0, "lw_peer_certificate returned %d", size);
+  h->certificate[size > 0 ? size : 0] = 0;
+  CHECK(lw_peer(h->r, of.conn, of.generation, &h->peer) == 0, "lw_peer failed");
+  pthread_mutex_unlock(&h->lock);
+}
+
+/* Read it after the echo of that connection. */
+static struct lw_peer host_peer(struct host *h) {
+  pthread_mutex_lock(&h->lock);
+  struct lw_peer peer = h->peer;
+  pthread_mutex_unlock(&h->lock);
+  return peer;
+}
+
+static void host_certificate(struct host *h, char *out) {
+  pthread_mutex_lock(&h->lock);
+  memcpy(out, h->certificate, sizeof h->certificate);
+  pthread_mutex_unlock(&h->lock);
+}
 
 static void host_take(void *owner, const struct lw_event *event) {
   struct host *h = owner;
   struct handle of = handle_of(event);
   if (event->type == LW_EVENT_FRAME) {
     if (event->code == 1) {
-      int size = lw_peer_certificate(h->r, of.conn, of.generation, h->certificate,
-                                     sizeof h->certificate - 1);
-      CHECK(size >= 0, "lw_peer_certificate returned %d", size);
-      h->certificate[size > 0 ? size : 0] = 0;
-      CHECK(lw_peer(h->r, of.conn, of.generation, &h->peer) == 0, "lw_peer failed");
+      host_note(h, of);
       command_activate(&h->commands, of, 0, 0, 0);
       atomic_fetch_add(&h->first_frames, 1);
     }
@@ -91,7 +112,7 @@ static const struct lw_options host_options = {
 };
 
 static void host_open(struct host *h, const struct lw_options *options) {
-  *h = (struct host){0};
+  *h = (struct host){.lock = PTHREAD_MUTEX_INITIALIZER};
   int error = lw_open(options, &h->r);
   REQUIRE(error == 0, "lw_open returned %d", error);
 }
