@@ -12,6 +12,7 @@ import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
 import { Metrics } from "./core/metrics.ts";
+import { proxy_header } from "./core/protocol/proxy_header.ts";
 import { Router } from "./core/router.ts";
 import { Wire } from "./core/session.ts";
 import { Sessions } from "./core/sessions.ts";
@@ -26,6 +27,7 @@ import { BuildError, ensure_library } from "./ffi/build.ts";
 import { Certificates } from "./ffi/certificates.ts";
 import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reactor.ts";
 import { end_event_streams } from "./routes/events.ts";
+import type { Remote } from "./routes/context.ts";
 import { make_handler } from "./routes/mod.ts";
 
 async function open_store(config: Config): Promise<Store> {
@@ -45,7 +47,7 @@ async function make_reactor(config: Config, thread_count: number): Promise<OwnRe
   const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };
   const options = { ...limits, ...bounds, thread_count, connections_max };
   const reactor = startup.start(backend, () => open_reactor(library, options));
-  reactor.trust_proxies(config.proxy_protocol);
+  reactor.trust_proxies([...config.proxy_protocol, loopback]);
   return reactor;
 }
 
@@ -82,15 +84,35 @@ function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): start
   return { mqtt: on_mqtt, device, mqtts, device_tls, http: undefined };
 }
 
+/** This machine, which may say whose connections it hands on. */
+const loopback = { address: Uint8Array.of(127, 0, 0, 1), prefix_bits: 32 };
+
+/** Where MQTT over WebSocket comes in: a listener that only this process knows of. */
+function listen_bridge(hub: Hub, mqtt: Driver): (remote: Remote) => Promise<Deno.TcpConn> {
+  const protocol = protocols.mqtt;
+  const hostname = "127.0.0.1";
+  const options = { protocol, address: hostname, port: 0, busy: busy_packet, proxy: true };
+  const port = hub.reactor.listen(options);
+  hub.drivers.push(mqtt);
+  return async (remote) => {
+    const conn = await Deno.connect({ hostname, port });
+    conn.setNoDelay(true);
+    await conn.write(proxy_header(remote.host, remote.port));
+    return conn;
+  };
+}
+
 type HttpServer = Deno.HttpServer<Deno.NetAddr>;
 
 function listen_http(
   config: Config,
-  handler: (request: Request) => Promise<Response>,
+  handler: ReturnType<typeof make_handler>,
 ): HttpServer | undefined {
   if (config.http === undefined) return undefined;
   return startup.bind("http", config.http, ({ host, port }) => {
-    return Deno.serve({ hostname: host, port, onListen: () => {} }, handler);
+    return Deno.serve({ hostname: host, port, onListen: () => {} }, (request, { remoteAddr }) => {
+      return handler(request, { host: remoteAddr.hostname, port: remoteAddr.port });
+    });
   });
 }
 
@@ -135,7 +157,9 @@ async function serve(args: readonly string[]): Promise<void> {
   const refused = new Map<Code, number>();
   const counts = { http_refused: refused, filters_refused: hub.filters_refused };
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
-  const context = { router, store, metrics, log, now_ms, is_stopping: () => is_stopping, refused };
+  const open_mqtt = listen_bridge(hub, mqtt);
+  const stopping = { is_stopping: () => is_stopping };
+  const context = { router, store, metrics, log, now_ms, ...stopping, refused, open_mqtt };
   const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
   const running = hub.run();

@@ -75,6 +75,7 @@ const rows = {
   connect_rate: [47, "More connects a second than the service takes", 503, 0x9f, 3, true],
   source_rate: [48, "More connects a second than one address may", 429, 0x9f, 3, true],
   source_limit: [49, "The address has as many connections as it may", 429, 0x97, 3, true],
+  upgrade_required: [51, "This path speaks WebSocket only", 426, 0x80, 0, false],
   receive_maximum: [50, "More publishes in flight than Receive Maximum", 429, 0x93, 0, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 

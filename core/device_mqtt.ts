@@ -193,7 +193,7 @@ export class MqttDriver implements Driver {
     if (token === 0) return;
     if (is_qos_2(token)) {
       const waiting = session.incoming?.get(token & 0xffff);
-      if (waiting === undefined) return; // the session has begun anew, or the client broke the rules
+      if (waiting === undefined) return; // the session began anew, or the client broke the rules
       session.incoming!.set(token & 0xffff, 0);
       this.#answer(session, waiting, 0);
       return;
@@ -311,7 +311,7 @@ export class MqttDriver implements Driver {
     this.router.publish(message, session, token, session);
   }
 
-  /** Reads a PUBLISH into the view; answers why it is refused, if its acknowledgement can say so. */
+  /** Reads a PUBLISH into the view; answers why it is refused, where its answer can say so. */
   #decode_publish(
     session: Session,
     bytes: Uint8Array,

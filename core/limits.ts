@@ -101,6 +101,12 @@ export const limits = Object.freeze({
   /** Bytes that one of them buffers before its reader falls behind. */
   event_stream_bytes: 256 << 10,
   event_stream_keepalive_ms: 15_000,
+  /** MQTT over WebSocket: connections at the same time. */
+  websockets_max: 10_000,
+  /** Bytes of one that were received and not taken: past this it is closed. */
+  websocket_waiting_bytes: 4 << 20,
+  /** Bytes of one that its device has not read: past this nothing more is read from the reactor. */
+  websocket_unread_bytes: 256 << 10,
   /** Longest Idempotency-Key, characters. */
   idempotency_key_max: 255,
   /** How long an idempotency key is remembered. */

@@ -19,7 +19,7 @@ import {
   Wire,
 } from "./session.ts";
 import type { Page, RetainedPage, Soon } from "./store/mod.ts";
-import { filter_matches, is_shared, split_share } from "./topic_tree.ts";
+import { filter_matches, is_shared } from "./topic_tree.ts";
 
 /** Messages handed to connections, and time spent, before everything else has a turn. */
 const slice_messages = 4096;
@@ -219,7 +219,8 @@ export class Replayer {
     let handed = 0;
     while (replay.resends.length > 0 && replay.room > 0) {
       const [exchange] = replay.resends;
-      const found = exchange.released ? null : this.#message_of(session, exchange);
+      // Also one that has expired since [MQTT-4.3.3-7].
+      const found = exchange.released ? undefined : this.router.store.get(exchange.seq);
       if (found instanceof Promise) {
         this.#later(session, replay, found, (message) => {
           replay.resends.shift();
@@ -235,23 +236,15 @@ export class Replayer {
     return handed;
   }
 
-  #message_of(session: Session, { seq, group }: Exchange): Soon<StoredMessage | null> {
-    if (group !== undefined) return this.router.stored(seq, [split_share(group)!.filter]);
-    // Also what it has unsubscribed from since: "#" matches all but topics that begin with $.
-    const filters = ["#"];
-    for (const [filter] of session.subscriptions()) if (filter[0] === "$") filters.push(filter);
-    return this.router.stored(seq, filters);
-  }
-
-  /** @param message null = not needed, or no longer in the log */
+  /** @param message undefined = not needed, or no longer in the log */
   #resend(
     session: Session,
     replay: Replay,
     exchange: Exchange,
-    message: StoredMessage | null,
+    message: StoredMessage | undefined,
   ): number {
     const { packet_id, qos, aside, shared } = exchange;
-    if (message !== null) {
+    if (message !== undefined) {
       replay.room--;
       this.#identifiers = [];
       const options = exchange.group === undefined

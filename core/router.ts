@@ -8,9 +8,9 @@ import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
-import type { Message, StoredMessage } from "./message.ts";
+import type { Message } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
-import type { Appended, Page, RetainedPage, Soon, Store } from "./store/mod.ts";
+import type { Appended, RetainedPage, Soon, Store } from "./store/mod.ts";
 
 /** Messages that are stored once under an idempotency key, all or none. */
 export interface Once {
@@ -104,16 +104,6 @@ export class Router {
     origin.appends_pending++;
     this.#enqueue({ message, refusal, origin, token, from: null }, null);
     this.schedule_turn();
-  }
-
-  /**
-   * The message of an offset, which matches one of the filters; null = it is not in the log any
-   * more.
-   */
-  stored(offset: number, filters: readonly string[]): Soon<StoredMessage | null> {
-    const found = ({ messages: [message] }: Page) => message?.offset === offset ? message : null;
-    const page = this.store.read(filters, offset - 1, 1);
-    return page instanceof Promise ? page.then(found) : found(page);
   }
 
   /** Retained messages that match a filter, or what the service says of itself. */

@@ -40,7 +40,7 @@ export class Sessions {
   expired = 0;
 
   readonly #by_id = new Map<string, Session>();
-  /** Sessions whose cursor moved since it was written, and those of which more than that changed. */
+  /** Sessions whose cursor moved since it was written, and those of which more changed. */
   readonly #moved = new Set<Session>();
   readonly #changed = new Set<Session>();
   /** Offline sessions that end, or whose will is due, at some time: by tick. */

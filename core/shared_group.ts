@@ -131,7 +131,7 @@ export class Group implements Sink {
 
   #redeliver(): void {
     while (this.#returned.length > 0 && !this.#reading && this.has_room()) {
-      const found = this.router.stored(this.#returned[0], [this.filter]);
+      const found = this.router.store.get(this.#returned[0]);
       if (!(found instanceof Promise)) {
         this.#give_again(found);
         continue;
@@ -149,10 +149,13 @@ export class Group implements Sink {
     }
   }
 
-  /** @param message null = it is not in the log any more */
-  #give_again(message: StoredMessage | null): void {
+  /** @param message undefined = it is not in the log any more */
+  #give_again(message: StoredMessage | undefined): void {
     const [offset] = this.#returned;
-    if (message !== null && !this.#give(message, offset)) return;
+    const { expires_ms = 0 } = message ?? {};
+    const is_wanted = message !== undefined &&
+      (expires_ms === 0 || expires_ms > this.router.now_ms());
+    if (is_wanted && !this.#give(message, offset)) return;
     if (this.#returned[0] === offset) this.#returned.shift();
   }
 

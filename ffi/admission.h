@@ -28,12 +28,12 @@ struct source {
 };
 
 struct admission {
-  uint64_t due_ns; /* atomic: of the bucket for all */
+  uint64_t due_ns;         /* atomic: of the bucket for all */
   uint32_t connects_per_s; /* this and the next two: 0 = no bound */
   uint32_t connects_per_source_per_s;
   uint32_t connections_per_source;
   uint32_t source_count; /* power of two; 0 = sources are not looked at */
-  uint64_t seed; /* of the hash: nobody can choose addresses that meet */
+  uint64_t seed;         /* of the hash: nobody can choose addresses that meet */
   struct source *sources;
   pthread_mutex_t locks[SOURCE_LOCKS];
 };

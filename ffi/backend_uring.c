@@ -10,7 +10,7 @@
 
 /* Completions of one wait: then commands and timers have their turn. */
 #define COMPLETIONS_PER_WAIT 2048u
-/* And bytes: what one flooding connection brings may be many small frames, and each takes its time. */
+/* And bytes: a flooding connection may bring many small frames, and each of them takes its time. */
 #define RECEIVED_PER_WAIT (4u * READ_TURN_BYTES)
 /* What is kept of a connection from which nothing is taken before its receive is cancelled. A
  * device may well send its first packets without waiting for the answer to its hello. */

@@ -336,16 +336,23 @@ static uint32_t window_room(const struct connection *c) {
   return used < c->inflight_max ? c->inflight_max - used : 0;
 }
 
+static int emit_acked(struct io_thread *t, struct connection *c) {
+  if (!(c->pending & PENDING_ACKED)) return 1;
+  if (!emit_u64(t, c, LW_EVENT_ACKED, 0, c->inflight->acked_seq)) return 0;
+  c->pending &= (uint8_t)~PENDING_ACKED;
+  return 1;
+}
+
 /* Writes the pending events of one connection, in order; returns 0 when the ring has no more room. */
 static int emit_pending(struct io_thread *t, struct connection *c) {
-  if (c->pending & PENDING_SETTLED) { /* first: what it ends may be acknowledged, and leave room */
+  /* Before SETTLED: the host writes a session down when it hears that, and how far the device has
+   * come belongs to it. After SETTLED once more: what that ends may be acknowledged, too. */
+  if (!emit_acked(t, c)) return 0;
+  if (c->pending & PENDING_SETTLED) {
     if (!emit_settled(t, c)) return 0;
     c->pending &= (uint8_t)~PENDING_SETTLED;
   }
-  if (c->pending & PENDING_ACKED) {
-    if (!emit_u64(t, c, LW_EVENT_ACKED, 0, c->inflight->acked_seq)) return 0;
-    c->pending &= (uint8_t)~PENDING_ACKED;
-  }
+  if (!emit_acked(t, c)) return 0;
   if (c->pending & PENDING_BEHIND) {
     if (!emit_u64(t, c, LW_EVENT_BEHIND, c->behind_count, c->behind_seq)) return 0;
     c->pending &= (uint8_t)~PENDING_BEHIND;

@@ -3,13 +3,20 @@
 #ifndef LONGWIRE_ENTRANCE_H
 #define LONGWIRE_ENTRANCE_H
 
+#include <time.h>
+
 #include "deliver.h"
 
 /* What a TLS listener answers before any handshake: a fatal alert, internal_error (RFC 8446
  * section 6); TLS has no word for busy. */
 static const uint8_t busy_alert[7] = {21, 3, 3, 0, 2, 2, 80};
 
-static uint64_t now_ns_of(const struct io_thread *t) { return t->now_ms * 1000000u; }
+/* Not as of this turn: the threads share the buckets, so they must agree on the time. */
+static uint64_t monotonic_ns(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
 
 /* Answers a connection that was just accepted over a limit: its busy bytes, an orderly close. */
 static void refuse_new(struct io_thread *t, struct connection *c, const struct listener *l,
@@ -55,7 +62,7 @@ static void refuse(struct io_thread *t, struct connection *c, unsigned code) {
 /* Counts the connection with its source. Returns 0, or the code of its refusal. */
 static unsigned admit_source(struct io_thread *t, struct connection *c) {
   struct admission *a = &t->reactor->admission;
-  switch (admission_enter(a, c->peer_family, c->peer_address, now_ns_of(t))) {
+  switch (admission_enter(a, c->peer_family, c->peer_address, monotonic_ns())) {
   case ADMISSION_COUNTED:
     c->flags |= IS_SOURCE_COUNTED;
     return 0;
@@ -142,7 +149,7 @@ static unsigned admit(struct io_thread *t) {
   struct lw_reactor *r = t->reactor;
   uint32_t open = __atomic_add_fetch(&r->connection_count, 1, __ATOMIC_RELAXED);
   unsigned code = open > r->options.connections_max ? LW_CODE_CONNECTION_LIMIT : 0;
-  if (code == 0 && !admission_take(&r->admission, now_ns_of(t))) code = LW_CODE_CONNECT_RATE;
+  if (code == 0 && !admission_take(&r->admission, monotonic_ns())) code = LW_CODE_CONNECT_RATE;
   if (code != 0) __atomic_fetch_sub(&r->connection_count, 1, __ATOMIC_RELAXED);
   return code;
 }

@@ -41,7 +41,7 @@ static inline int proxy_trusts(const struct proxy_trust *t, unsigned family,
 
 /* What a header said. */
 struct proxy_header {
-  int32_t size; /* bytes; 0 = not whole yet; -1 = malformed */
+  int32_t size;          /* bytes; 0 = not whole yet; -1 = malformed */
   struct lw_peer source; /* family 0: the connection's own address holds */
 };
 
@@ -127,8 +127,8 @@ enum proxy_v2 {
   PROXY_V2_PROXY = 0x21,
   PROXY_V2_TCP4 = 0x11, /* family and transport */
   PROXY_V2_TCP6 = 0x21,
-  PROXY_V2_UNIX = 3, /* family, the upper half */
-  PROXY_V2_DGRAM = 2, /* transport, the lower half */
+  PROXY_V2_UNIX = 3,      /* family, the upper half */
+  PROXY_V2_DGRAM = 2,     /* transport, the lower half */
   PROXY_V2_CRC32C = 0x03, /* type of a TLV (section 2.2.3) */
 };
 

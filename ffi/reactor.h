@@ -67,7 +67,7 @@ enum lw_event_type {
   LW_EVENT_CLOSED = 3,    /* the connection is gone; code says why. body: struct lw_closed. The slot stays
                              the host's until LW_COMMAND_RELEASE */
   LW_EVENT_ACKED = 4,     /* body: u64 seq. Every stored message up to it that was delivered here has been
-                             acknowledged. Only with LW_ACTIVATE_REPORT_ACKS; at most one a turn */
+                             acknowledged. Only with LW_ACTIVATE_REPORT_ACKS; at most two a turn */
   LW_EVENT_BEHIND = 5,    /* body: u64 seq, the first stored message that was NOT delivered here. None is,
                              until LW_COMMAND_LIVE: the host replays from the log. argument: number of
                              the event, see LW_LIVE_SEEN */

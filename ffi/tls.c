@@ -32,8 +32,8 @@ static int send_record(struct io_thread *t, struct connection *c, uint8_t type,
     end(t, c, LW_CODE_NO_MEMORY);
     return -1;
   }
-  block->used = record_seal(&t->tls->ciphers, suite, &c->tls->keys.out, type, &piece, 1, size,
-                            block->bytes);
+  block->used =
+      record_seal(&t->tls->ciphers, suite, &c->tls->keys.out, type, &piece, 1, size, block->bytes);
   if (block->used > 0) return send_sealed(t, c, block);
   block_drop(block);
   end(t, c, LW_CODE_TLS_FAILED);
@@ -144,8 +144,10 @@ static void seal_by_object(struct io_thread *t, struct connection *c) {
 static void tls_seal(struct io_thread *t, struct connection *c) {
   const struct out_queue *q = c->out;
   if (q->sealed_bytes >= TLS_SEAL_LOW_BYTES || out_plain_bytes(q) == 0) return;
-  if (c->tls->mode == TLS_RECORDS) seal_records(t, c);
-  else if (c->tls->mode == TLS_OBJECT) seal_by_object(t, c);
+  if (c->tls->mode == TLS_RECORDS)
+    seal_records(t, c);
+  else if (c->tls->mode == TLS_OBJECT)
+    seal_by_object(t, c);
 }
 
 /* Says close_notify (RFC 8446 section 6.1), once; returns whether there is something to send. */
@@ -329,8 +331,8 @@ static void take_alert(struct io_thread *t, struct connection *c, const uint8_t 
                        uint32_t size) {
   if (size != 2) return tls_fail(t, c, ALERT_DECODE_ERROR);
   if (bytes[1] == ALERT_CLOSE_NOTIFY) return ended(t, c);
-  int is_warning = record_suites[c->tls->suite].is_tls12 ? bytes[0] == 1
-                                                         : bytes[1] == ALERT_USER_CANCELED;
+  int is_warning =
+      record_suites[c->tls->suite].is_tls12 ? bytes[0] == 1 : bytes[1] == ALERT_USER_CANCELED;
   if (!is_warning) end(t, c, LW_CODE_TLS_FAILED);
 }
 
@@ -339,8 +341,8 @@ static void take_record(struct io_thread *t, struct connection *c, const uint8_t
                         uint32_t size) {
   const struct record_suite *suite = &record_suites[c->tls->suite];
   uint8_t type = 0;
-  int32_t plain = record_open(&t->tls->ciphers, suite, &c->tls->keys.in, record, size,
-                              t->tls->plain, &type);
+  int32_t plain =
+      record_open(&t->tls->ciphers, suite, &c->tls->keys.in, record, size, t->tls->plain, &type);
   if (plain < 0) return tls_fail(t, c, (uint8_t)-plain);
   if (type == RECORD_DATA) {
     if (plain > 0) pass_on(t, c, t->tls->plain, (uint32_t)plain);
@@ -369,8 +371,10 @@ static uint32_t complete_record(struct io_thread *t, struct connection *c, const
   int32_t cut = record_cut(suite, kept->bytes, kept->size);
   if (cut >= 0 && (cut == 0 || kept->size < (uint32_t)cut)) return take;
   c->tls->cipher = NULL;
-  if (cut < 0) tls_fail(t, c, (uint8_t)-cut);
-  else take_record(t, c, kept->bytes, (uint32_t)cut);
+  if (cut < 0)
+    tls_fail(t, c, (uint8_t)-cut);
+  else
+    take_record(t, c, kept->bytes, (uint32_t)cut);
   free(kept);
   return take;
 }
@@ -441,8 +445,9 @@ static int write_certificate(BIO *out, X509 *certificate) {
   BIO_puts(out, "\n");
   int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
   unsigned char *utf8 = NULL;
-  int common = at < 0 ? -1 : ASN1_STRING_to_UTF8(&utf8, X509_NAME_ENTRY_get_data(
-                                                            X509_NAME_get_entry(subject, at)));
+  int common = at < 0 ? -1
+                      : ASN1_STRING_to_UTF8(
+                            &utf8, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
   ASN1_STRING *text = common < 0 ? NULL : ASN1_STRING_new();
   if (text != NULL && ASN1_STRING_set(text, utf8, common) == 1) {
     write_name(out, "common_name", text);
@@ -554,15 +559,11 @@ static void handshake_step(struct io_thread *t, struct connection *c) {
   s->object->in_size = came == NULL ? 0 : came->size;
   ERR_clear_error();
   int done = SSL_do_handshake(ssl);
-  if (done == 1) tls_established(t, c);
-  else if (SSL_get_error(ssl, done) != SSL_ERROR_WANT_READ) let_go(t, c, handshake_code());
+  if (done == 1)
+    tls_established(t, c);
+  else if (SSL_get_error(ssl, done) != SSL_ERROR_WANT_READ)
+    let_go(t, c, handshake_code());
   free(came);
-}
-
-static uint64_t monotonic_us(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 }
 
 static uint32_t handshakes_max(const struct io_thread *t) {
@@ -616,15 +617,15 @@ static void tls_turn(struct io_thread *t) {
   slot_list_drop(waiting, admitted);
   purge_waiting(t);
   if (tls->queue.count == 0) return;
-  uint64_t begin_us = monotonic_us();
+  uint64_t begin_ns = monotonic_ns();
   uint32_t done = 0;
-  while (done < tls->queue.count && (done == 0 || monotonic_us() - begin_us < TLS_TURN_US)) {
+  while (done < tls->queue.count && (done == 0 || monotonic_ns() - begin_ns < TLS_TURN_NS)) {
     take_turn(t, connection_at(t, tls->queue.slots[done++]));
   }
   slot_list_drop(&tls->queue, done);
   /* The others wait for the next turn: what they send meanwhile stays with the kernel. */
-  for (uint32_t i = tls->stopped_count > done ? tls->stopped_count - done : 0;
-       i < tls->queue.count; i++) {
+  for (uint32_t i = tls->stopped_count > done ? tls->stopped_count - done : 0; i < tls->queue.count;
+       i++) {
     struct connection *c = connection_at(t, tls->queue.slots[i]);
     if (c->state == HANDSHAKING) backend_read_stop(t, c);
   }

@@ -19,7 +19,7 @@
 #define TLS_NAMES_MAX 1024u
 #define TLS_HANDSHAKES_DEFAULT 1024u
 /* Handshakes may have this much of a turn: who is connected does not wait for who connects. */
-#define TLS_TURN_US 2000u
+#define TLS_TURN_NS 2000000u
 /* Plaintext that is encrypted ahead of the transport: four full records. */
 #define TLS_SEAL_BYTES (4u * RECORD_PLAIN_BYTES_MAX)
 /* Less ciphertext than this waits: more is made, so that it leaves in the same call. */
@@ -47,7 +47,7 @@ struct tls_object {
   const uint8_t *in;           /* what the object may read */
   uint32_t in_size;
   uint32_t records_out; /* written with the keys of the server's last secret */
-  uint8_t is_counted; /* among the handshakes under way */
+  uint8_t is_counted;   /* among the handshakes under way */
   uint8_t has_in_secret;
   uint8_t has_out_secret;
   uint8_t in_secret[RECORD_SECRET_BYTES_MAX]; /* TLS 1.2: the master secret */
@@ -60,7 +60,7 @@ struct tls {
   char *peer;                /* lw_peer_certificate; NULL = no certificate */
   uint8_t mode;              /* enum tls_mode */
   uint8_t context;
-  uint8_t suite; /* index of record_suites */
+  uint8_t suite;          /* index of record_suites */
   uint8_t is_object_kept; /* LW_TLS_KEEP_OBJECTS */
   uint32_t zero;
   struct record_keys keys;
@@ -105,7 +105,7 @@ struct tls_thread {
   uint32_t handshaking;
   uint32_t stopped_count; /* of the queue, from its front: the backend does not read them */
   uint64_t purged_ms;
-  uint8_t plain[RECORD_BODY_BYTES_MAX];      /* of what came */
+  uint8_t plain[RECORD_BODY_BYTES_MAX];     /* of what came */
   uint8_t gathered[RECORD_PLAIN_BYTES_MAX]; /* of what leaves by an object */
 };
 

@@ -50,7 +50,7 @@ enum record_cipher {
 };
 
 struct record_suite {
-  uint16_t id; /* IANA's */
+  uint16_t id;    /* IANA's */
   uint8_t cipher; /* enum record_cipher */
   uint8_t key_bytes;
   uint8_t secret_bytes; /* of the hash: 32 = SHA-256, 48 = SHA-384 */
@@ -74,7 +74,7 @@ static inline int record_suite_find(uint16_t id) {
 }
 
 struct record_direction {
-  uint64_t sequence; /* of the next record */
+  uint64_t sequence;                       /* of the next record */
   uint8_t secret[RECORD_SECRET_BYTES_MAX]; /* TLS 1.3: the next key comes from it */
   uint8_t key[32];
   uint8_t iv[RECORD_NONCE_BYTES];
@@ -262,8 +262,8 @@ static inline int record_additional(const struct record_suite *suite,
  * cipher fails. */
 static inline uint32_t record_seal(const struct record_ciphers *ciphers,
                                    const struct record_suite *suite, struct record_direction *d,
-                                   uint8_t type, const struct record_piece *pieces,
-                                   uint32_t count, uint32_t size, uint8_t *out) {
+                                   uint8_t type, const struct record_piece *pieces, uint32_t count,
+                                   uint32_t size, uint8_t *out) {
   EVP_CIPHER_CTX *ctx = ciphers->seal[suite->cipher];
   uint32_t explicit_bytes = record_explicit_bytes(suite);
   uint32_t body = explicit_bytes + size + !suite->is_tls12 + RECORD_TAG_BYTES;

@@ -1,5 +1,5 @@
 /* Whether io_uring gives what the backend needs here: looked up where the kernel can be asked, and
- * tried where it cannot, with one connection over loopback through a ring made like the real ones. */
+ * tried where it cannot, with one connection over loopback through a ring like the real ones. */
 #ifndef LONGWIRE_URING_PROBE_H
 #define LONGWIRE_URING_PROBE_H
 

@@ -15,13 +15,31 @@ export interface Context {
   /** Unix milliseconds. */
   readonly now_ms: () => number;
   readonly is_stopping: () => boolean;
+  /** A connection to the MQTT of this service, as one that comes from `remote`. */
+  readonly open_mqtt: (remote: Remote) => Promise<RawConnection>;
   /** What HTTP has refused, calls and items of batches, by code: for metrics. */
   readonly refused: Map<Code, number>;
+}
+
+/** Whose a connection is. */
+export interface Remote {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** A stream of bytes each way. */
+export interface RawConnection {
+  /** Bytes read; null = the stream has ended. */
+  read(room: Uint8Array): Promise<number | null>;
+  /** Bytes written. */
+  write(bytes: Uint8Array): Promise<number>;
+  close(): void;
 }
 
 /** One request on its way through the table. */
 export interface Call {
   readonly request: Request;
+  readonly remote: Remote;
   /** Decoded rest of a path that ends in {…}; "" when it does not. */
   readonly rest: string;
   readonly query: URLSearchParams;

@@ -1,8 +1,9 @@
 /** The route table (method, path, handler) and the one function that HTTP requests go through. */
 import { type Code, codes } from "../core/codes.ts";
-import type { Call, Context } from "./context.ts";
+import type { Call, Context, Remote } from "./context.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
+import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_json, publish_raw } from "./publish.ts";
@@ -19,6 +20,7 @@ const routes: readonly Route[] = [
   { method: "GET", path: "/v1/topics/{topic}/messages", handler: history },
   { method: "POST", path: "/v1/publish", handler: publish_json },
   { method: "GET", path: "/v1/events", handler: events },
+  { method: "GET", path: "/mqtt", handler: mqtt_socket },
   { method: "GET", path: "/healthz", handler: healthz },
   { method: "GET", path: "/readyz", handler: readyz },
   { method: "GET", path: "/metrics", handler: metrics },
@@ -58,12 +60,14 @@ function matches(route: Compiled, path: string): boolean {
 }
 
 /** Answers every request; nothing is thrown. */
-export function make_handler(context: Context): (request: Request) => Promise<Response> {
+export function make_handler(
+  context: Context,
+): (request: Request, remote: Remote) => Promise<Response> {
   const say_no = (code: Code, detail: string, extra: Readonly<Record<string, string>> = {}) => {
     count_refusal(context.refused, code);
     return refuse(code, detail, 0, extra);
   };
-  return async (request) => {
+  return async (request, remote) => {
     const { path, query } = split_url(request.url);
     const found = table.filter((route) => matches(route, path));
     const route = found.find(({ method }) => method === request.method);
@@ -83,7 +87,7 @@ export function make_handler(context: Context): (request: Request) => Promise<Re
       }
     }
     try {
-      return await route.handler({ request, rest, query }, context);
+      return await route.handler({ request, remote, rest, query }, context);
     } catch (error) {
       const response = refuse_error(error, context.refused);
       if (response.status === 500) {

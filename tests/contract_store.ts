@@ -198,6 +198,20 @@ function log_tests(test: Register): void {
 }
 
 function edge_tests(test: Register): void {
+  test("turns that overtake the disk keep their order", async ({ store }) => {
+    const answers: Promise<number>[] = [];
+    const append = async (messages: Message[]) => await store.append(messages);
+    for (let turn = 0; turn < 12; turn++) {
+      answers.push(append(Array.from({ length: 3000 }, (_, n) => message("a", `${turn}.${n}`))));
+      await Promise.resolve();
+    }
+    const firsts = await Promise.all(answers);
+    assertEquals(firsts, firsts.map((_, turn) => turn * 3000 + 1));
+    const { messages } = await read_all(store, ["a"], 0, 4096);
+    assertEquals(text_of(messages[17_003]!), "5.2003");
+    assertEquals(messages.length, 36_000);
+  });
+
   test("a page at the head comes at once, whatever was appended before", async ({ store }) => {
     for (let index = 1; index <= 20; index++) {
       await store.append([message(`t/${index % 3}`, String(index))]);
@@ -341,6 +355,14 @@ function retained_tests(test: Register): void {
     assertEquals(await texts(store, "#"), ["3"]);
     assertEquals(await store.retained_count(), 2);
     assertEquals(store.head, 0);
+  });
+
+  test("a message is found by its offset, also when it has expired", async ({ store }) => {
+    await store.append([message("a", "1"), message("$b", "2", { expires_ms: 1 })]);
+    assertEquals([text_of((await store.get(1))!), (await store.get(1))?.offset], ["1", 1]);
+    assertEquals((await store.get(2))?.topic, "$b");
+    assertEquals(await store.get(3), undefined);
+    assertEquals(await store.get(0), undefined);
   });
 
   test("appending retains too, with the offset", async ({ store }) => {

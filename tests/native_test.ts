@@ -48,7 +48,7 @@ async function native_test(
   args: readonly string[],
   timeout_s: number,
 ): Promise<void> {
-  const problem = await flags_problem(build.compilers, build.flags);
+  const problem = await flags_problem(build.compilers, build.flags, build.libraries);
   const test = () => problem === "" ? run(build, args, timeout_s) : fail(problem);
   if (problem === "" || is_ci) Deno.test(name, test);
   else Deno.test.ignore(`${name} (skipped: ${problem})`, test);
@@ -80,6 +80,27 @@ for (const [backend, variants] of Object.entries(backends)) {
       [String(seconds), seed],
       seconds + 120,
     );
+  }
+}
+
+const tls_programs = [
+  ["tls", "TLS keeps its word to good and bad peers"],
+  ["entrance", "PROXY headers and admission decide who comes in"],
+] as const;
+for (const [program, what] of tls_programs) {
+  for (const [backend, variants] of Object.entries(backends)) {
+    for (const sanitizer of variants) {
+      const own_flags = ["-DLW_TLS", `-DLW_BACKEND_${backend.toUpperCase()}`];
+      const flags = [...sanitizers[sanitizer], ...own_flags];
+      const libraries = ["-lssl", "-lcrypto"];
+      const variant = `${backend}_${sanitizer}`;
+      await native_test(
+        `${what} on ${backend}, sanitizer ${sanitizer}, seed ${seed}`,
+        { program, variant, compilers: any_compiler, flags, libraries },
+        [seed],
+        180,
+      );
+    }
   }
 }
 

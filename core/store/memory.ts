@@ -90,6 +90,10 @@ export class MemoryStore implements Store {
     return after < start ? { ...page, gap: true } : page;
   }
 
+  get(offset: number): StoredMessage | undefined {
+    return this.#window.get(offset);
+  }
+
   retained(filter: string, after = ""): RetainedPage {
     const now_ms = Date.now();
     const living = (message: StoredMessage) =>

@@ -152,6 +152,11 @@ export interface Store {
    */
   read(filters: readonly string[], after: number, limit: number): Soon<Page>;
   /**
+   * The message of an offset, also one that has expired as long as it is there; undefined = it is
+   * not in the log any more.
+   */
+  get(offset: number): Soon<StoredMessage | undefined>;
+  /**
    * Retained messages that match a filter [MQTT 5 section 3.3.1.3]; `after` = `next` of the page
    * before.
    */

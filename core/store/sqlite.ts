@@ -159,6 +159,11 @@ export class SqliteStore implements Store {
     return read;
   }
 
+  get(offset: number): Soon<StoredMessage | undefined> {
+    if (offset >= this.#window.first || offset < this.#first) return this.#window.get(offset);
+    return this.#ask_reader({ kind: "get", offset }).then((source) => read_messages(source)[0]);
+  }
+
   retained(filter: string, after = ""): Soon<RetainedPage> {
     return this.#any_retained ? this.#retained(filter, after) : { messages: [], next: "" };
   }

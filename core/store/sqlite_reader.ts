@@ -318,6 +318,14 @@ export class LogReader {
     return name;
   }
 
+  /** One message or none: u32 count, rows. */
+  get(offset: number): Uint8Array<ArrayBuffer> {
+    const page = new PageWriter(1);
+    const row = this.#sql.rows.get(`[${offset}]`);
+    if (row !== undefined) page.add(this.#name(row.topic), row);
+    return page.take();
+  }
+
   /** u32 count. */
   retained_count(): Uint8Array<ArrayBuffer> {
     const out = new ByteWriter(new Uint8Array(4));

@@ -39,6 +39,7 @@ export type Request =
     readonly limit: number;
     readonly upto: number;
   }
+  | { readonly kind: "get"; readonly offset: number }
   | { readonly kind: "retained"; readonly filter: string; readonly after: string }
   | { readonly kind: "retained_count" }
   | { readonly kind: "sessions"; readonly after: string }
@@ -261,6 +262,8 @@ class ReaderRole implements Role {
         const { filters, after, limit, upto } = request;
         return { kind: "page", bytes: this.#log.read(filters, after, limit, upto) };
       }
+      case "get":
+        return { kind: "page", bytes: this.#log.get(request.offset) };
       case "retained":
         return { kind: "page", bytes: this.#log.retained(request.filter, request.after) };
       case "retained_count":

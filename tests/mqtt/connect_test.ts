@@ -1,4 +1,4 @@
-/** MQTT: how connections begin: CONNECT and CONNACK, of versions 3.1.1 and 5, against the service. */
+/** MQTT: how connections begin: CONNECT and CONNACK, of versions 3.1.1 and 5. */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { limits } from "../../core/limits.ts";
 import { encode } from "../../core/protocol/mqtt.ts";
@@ -172,10 +172,27 @@ suite.five("a reason string is left out where it would make a packet too large",
     const [disconnect] = await client.closed();
     const told = "properties" in disconnect && disconnect.properties;
     assertEquals(Boolean(told), maximum_packet_bytes === 1000);
+    for (const qos of [1, 2] as const) {
+      const publisher = await scene.connect({ client_id: scene.own("p"), properties });
+      await publisher.say(publish_packet("$SYS/x", "", { qos, packet_id: 1 }));
+      const { reason_code, properties: more } = await publisher.expect(
+        qos === 1 ? "puback" : "pubrec",
+      );
+      assertEquals([reason_code, Boolean(more)], [0x87, maximum_packet_bytes === 1000]);
+    }
     const refused = await scene.connack({
       properties: { ...properties, authentication_method: "x" },
     });
     assertEquals(Boolean(refused.connack.properties), maximum_packet_bytes === 1000);
+  }
+});
+
+suite.five("who asks for no problem information gets no reason strings", async (scene) => {
+  for (const request_problem_information of [true, false]) {
+    const client = await scene.connect({ properties: { request_problem_information } });
+    await client.say(publish_packet("$SYS/x", "", { qos: 1, packet_id: 1 }));
+    const { properties } = await client.expect("puback");
+    assertEquals(Boolean(properties), request_problem_information);
   }
 });
 

@@ -302,6 +302,23 @@ suite.five("a message that has expired is not delivered", async (scene) => {
   await late.expect_nothing();
 });
 
+suite.five("what was sent does not expire", async (scene) => {
+  const options = scene.kept("id");
+  const first = await scene.connect(options);
+  await first.subscribe(scene.own("t"), 2);
+  const publisher = await scene.connect();
+  const properties = { message_expiry_s: 1 };
+  await publisher.publish(scene.own("t"), "m", { qos: 2, properties });
+  const { packet_id } = await first.expect("publish");
+  await first.close();
+  await new Promise((resolve) => setTimeout(resolve, 1200));
+  const again = await scene.connect(options);
+  const got = await again.expect("publish");
+  assertEquals([got.packet_id, got.dup, payload_text(got)], [packet_id, true, "m"]);
+  await again.acknowledge(got);
+  await again.expect_nothing();
+});
+
 suite.both("nobody but the service publishes under $SYS", async (scene) => {
   const watch = await scene.connect();
   await watch.subscribe("$SYS/own/#", 1);

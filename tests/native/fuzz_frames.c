@@ -1,5 +1,20 @@
 /* libFuzzer target: what a peer may send, in any pieces, and what a host may submit, in any order.
  * Nothing of it may crash, hang or leak; lw_submit refuses with -EINVAL or obeys. */
+#include <stdint.h>
+#include <stdlib.h>
+
+/* Every so many allocations of the reactor fail; 0 = none does. */
+static uint32_t fuzz_fails_every, fuzz_allocations;
+
+static int fuzz_fails(void) {
+  return fuzz_fails_every != 0 && ++fuzz_allocations % fuzz_fails_every == 0;
+}
+
+#define malloc(size) (fuzz_fails() ? NULL : malloc(size))
+#define calloc(count, size) (fuzz_fails() ? NULL : calloc(count, size))
+#define realloc(old, size) (fuzz_fails() ? NULL : realloc(old, size))
+#define aligned_alloc(to, size) (fuzz_fails() ? NULL : aligned_alloc(to, size))
+
 #include "stub_rig.h"
 
 #define FUZZ_PEERS 4u
@@ -79,7 +94,7 @@ static void fuzz_submit(struct fuzz *f) {
   uint8_t tuned = fuzz_byte(f);
   const uint8_t *from = fuzz_take(f, (size_t)fuzz_byte(f) * 2, &size);
   size_t record_size = (sizeof(struct lw_command) + size + 7) & ~(size_t)7;
-  uint8_t *record = calloc(1, record_size);
+  uint8_t *record = (calloc)(1, record_size);
   REQUIRE(record != NULL, "no memory");
   struct lw_command *command = (struct lw_command *)(void *)record;
   memcpy(record + sizeof *command, from, size);
@@ -94,7 +109,7 @@ static void fuzz_submit(struct fuzz *f) {
   if (tuned & 0x80 && command->type == LW_COMMAND_PUBLISH) command->conn = LW_CONN_NONE;
   fuzz_bound_audiences(record, record_size);
   int64_t result = lw_submit(f->rig->r, record, record_size);
-  if (result < 0 && result != -EINVAL) abort();
+  if (result < 0 && result != -EINVAL && fuzz_fails_every == 0) abort();
   free(record);
 }
 
@@ -103,6 +118,7 @@ static void fuzz_peer(struct fuzz *f, uint8_t what) {
   size_t size;
   if (*p == NULL) {
     *p = rig_connect(f->rig, what >> 5 & 1);
+    if (!(*p)->is_open) *p = NULL;
     return;
   }
   (*p)->piece = what >> 5;
@@ -183,8 +199,12 @@ static void fuzz_step(struct fuzz *f) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
   struct fuzz f = {.bytes = bytes, .size = size, .rig = rig_open(&fuzz_options)};
+  uint8_t fails_every = fuzz_byte(&f);
+  fuzz_fails_every = fails_every > 100 ? 0 : fails_every;
+  fuzz_allocations = 0;
   for (int step = 0; step < FUZZ_STEPS_MAX && f.size > 0; step++) fuzz_step(&f);
   for (int i = 0; i < 4; i++) fuzz_turn(&f, 1000, 0);
+  fuzz_fails_every = 0;
   rig_close(f.rig);
   return 0;
 }

@@ -8,8 +8,9 @@
 
 #define WAKEUP_ROUNDS 3000u
 #define WAKEUP_PATIENCE_MS 10000
-/* Several times what the ring holds, while the host looks away. */
-#define WAKEUP_FLOOD_BYTES (1u << 20)
+/* Several times what the ring holds, and more than one turn reads of it, while the host looks away.
+ */
+#define WAKEUP_FLOOD_BYTES (2u << 20)
 
 struct questions {
   uint16_t port;
@@ -76,6 +77,7 @@ static void hammer_wakeups(uint64_t seed) {
   struct lw_reactor *r;
   struct lw_options options = hammer_options;
   options.thread_count = 1;
+  options.ring_bytes = 512 << 10;
   int error = lw_open(&options, &r);
   REQUIRE(error == 0, "lw_open returned %d", error);
   struct questions q = {.port = hammer_listen(r, LW_PROTOCOL_LONGWIRE), .seed = seed};

@@ -45,6 +45,9 @@ static struct stub_peer *stub_peer_of(struct io_thread *t, const struct connecti
 static int backend_open(struct io_thread *t) {
   struct backend *b = t->backend = calloc(1, sizeof *t->backend);
   if (b == NULL) return -ENOMEM;
+  b->closing.slots = calloc(STUB_PEERS, sizeof b->closing.slots[0]);
+  b->closing.capacity = STUB_PEERS;
+  if (b->closing.slots == NULL) return -ENOMEM;
   b->driver = pthread_self();
   pthread_mutex_init(&b->lock, NULL);
   pthread_cond_init(&b->changed, NULL);
@@ -108,7 +111,7 @@ static void backend_read(struct io_thread *t, struct connection *c) {
   while (takes_bytes(c) && p->in_at < p->in_size) {
     size_t size = p->in_size - p->in_at;
     if (p->piece != 0 && size > p->piece) size = p->piece;
-    uint8_t *bytes = malloc(size);
+    uint8_t *bytes = (malloc)(size); /* not a test's that fails */
     if (bytes == NULL) abort();
     memcpy(bytes, p->in + p->in_at, size);
     p->in_at += size;
@@ -131,7 +134,7 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
     uint32_t size = e->size - c->out->sent;
     if (size > p->takes) size = (uint32_t)p->takes;
     if (size > 0) {
-      uint8_t *out = realloc(p->out, p->out_size + size);
+      uint8_t *out = (realloc)(p->out, p->out_size + size);
       if (out == NULL) abort();
       memcpy(out + p->out_size, e->block->bytes + e->offset + c->out->sent, size);
       p->out = out;
@@ -154,7 +157,9 @@ static void backend_end_write(struct io_thread *t, struct connection *c) {
 }
 
 static void backend_close(struct io_thread *t, struct connection *c) {
-  if (slot_list_push(&t->backend->closing, c->slot) != 0) abort();
+  struct slot_list *closing = &t->backend->closing;
+  assert(closing->count < closing->capacity); /* no more than there are peers */
+  closing->slots[closing->count++] = c->slot;
 }
 
 static void backend_address(struct io_thread *t, struct connection *c) {

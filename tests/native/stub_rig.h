@@ -175,7 +175,7 @@ static inline struct stub_heard *rig_heard(struct stub_rig *rig, const struct st
 
 /* Bytes from the peer; the reactor reads them at once, if it wants any. */
 static void rig_feed(struct stub_rig *rig, struct stub_peer *p, const void *bytes, size_t size) {
-  p->in = realloc(p->in, p->in_size + size + 1);
+  p->in = (realloc)(p->in, p->in_size + size + 1);
   REQUIRE(p->in != NULL, "no memory");
   memcpy(p->in + p->in_size, bytes, size);
   p->in_size += size;

@@ -3,45 +3,7 @@
 #ifndef LONGWIRE_TESTS_TLS_HANDSHAKES_H
 #define LONGWIRE_TESTS_TLS_HANDSHAKES_H
 
-#include "tls_peer.h"
-
-/* A host with two listeners, and whatever identities a test wants. */
-struct site {
-  struct host host;
-  struct identity ca;
-  struct identity server;
-  SSL_CTX *client;
-  uint16_t longwire_port;
-  uint16_t mqtt_port;
-};
-
-static struct tls_setup site_setup;
-
-static void site_use(struct site *s, const struct identity *server, struct lw_tls_options o) {
-  setup_begin(&site_setup, o, o.client_auth == LW_TLS_CLIENT_NONE ? NULL : &s->ca);
-  setup_certificate(&site_setup, server);
-  setup_use(&site_setup, s->host.r, 0);
-}
-
-static void site_open(struct site *s, const struct lw_options *options, struct lw_tls_options o) {
-  *s = (struct site){0};
-  s->ca = identity_make("authority", (struct identity_options){0});
-  s->server = identity_make("first", (struct identity_options){.issuer = &s->ca,
-                                                               .names = "DNS:first.test"});
-  host_open(&s->host, options);
-  site_use(s, &s->server, o);
-  s->longwire_port = host_listen(&s->host, LW_PROTOCOL_LONGWIRE, 1, 0);
-  s->mqtt_port = host_listen(&s->host, LW_PROTOCOL_MQTT, 1, 0);
-  host_start(&s->host);
-  s->client = SSL_CTX_new(TLS_client_method());
-}
-
-static void site_close(struct site *s) {
-  host_close(&s->host);
-  SSL_CTX_free(s->client);
-  identity_free(&s->ca);
-  identity_free(&s->server);
-}
+#include "tls_site.h"
 
 static const char *common_name_of(const struct client *c) {
   static char name[128];
@@ -101,8 +63,8 @@ static void test_names(void) {
   static struct site s;
   site_open(&s, &host_options, (struct lw_tls_options){0});
   struct identity second = identity_make(
-      "second", (struct identity_options){.issuer = &s.ca,
-                                          .names = "DNS:second.test,DNS:*.wild.test"});
+      "second",
+      (struct identity_options){.issuer = &s.ca, .names = "DNS:second.test,DNS:*.wild.test"});
   /* Without alternative names its common name counts. */
   struct identity bare = identity_make("bare.test", (struct identity_options){.issuer = &s.ca});
   setup_begin(&site_setup, (struct lw_tls_options){0}, NULL);
@@ -174,16 +136,6 @@ static void client_uses(struct site *s, const struct identity *who) {
   SSL_CTX_use_PrivateKey(s->client, who->key);
 }
 
-/* Whether a client gets through, all the way to its echo: in TLS 1.3 it shakes hands before the
- * server has looked at its certificate. */
-static int gets_through(struct site *s) {
-  struct client c = client_open(s->client, s->longwire_port, NULL, NULL);
-  int result = c.ssl != NULL && client_echo(&c, 10, 1);
-  ERR_clear_error();
-  client_close(&c);
-  return result;
-}
-
 static void test_client_certificates(unsigned client_auth) {
   static struct site s;
   site_open(&s, &host_options, (struct lw_tls_options){.client_auth = client_auth});
@@ -191,8 +143,8 @@ static void test_client_certificates(unsigned client_auth) {
       "device \xc3\xa9 1", (struct identity_options){
                                .issuer = &s.ca, .names = "DNS:d1.test,URI:urn:device:1,email:a@b"});
   struct identity stranger = identity_make("stranger", (struct identity_options){0});
-  struct identity expired = identity_make("old", (struct identity_options){.issuer = &s.ca,
-                                                                          .days = -2});
+  struct identity expired =
+      identity_make("old", (struct identity_options){.issuer = &s.ca, .days = -2});
   uint64_t refused = 0;
   static char text[sizeof s.host.certificate];
   for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
@@ -221,8 +173,7 @@ static void test_client_certificates(unsigned client_auth) {
                 strstr(text, "\ncommon_name=device \xc3\xa9 1\n") != NULL &&
                 strstr(text, "\ndns=d1.test\n") != NULL &&
                 strstr(text, "\nuri=urn:device:1\n") != NULL &&
-                strstr(text, "\nemail=a@b\n") != NULL &&
-                strstr(text, "\nfingerprint=") != NULL,
+                strstr(text, "\nemail=a@b\n") != NULL && strstr(text, "\nfingerprint=") != NULL,
             "%x, round %d: %s", (unsigned)version, round, text);
       SSL_SESSION_free(ticket);
       ticket = next;

@@ -37,15 +37,15 @@ struct host {
   atomic_uint closes;
   atomic_uint close_code; /* of the last close */
   atomic_uint close_next; /* close the connection of the next frame after its echo */
-  pthread_mutex_t lock; /* of the rest, which is of the connection that came last */
+  pthread_mutex_t lock;   /* of the rest, which is of the connection that came last */
   char certificate[4096];
   struct lw_peer peer;
 };
 
 static void host_note(struct host *h, struct handle of) {
   pthread_mutex_lock(&h->lock);
-  int size = lw_peer_certificate(h->r, of.conn, of.generation, h->certificate,
-                                 sizeof h->certificate - 1);
+  int size =
+      lw_peer_certificate(h->r, of.conn, of.generation, h->certificate, sizeof h->certificate - 1);
   CHECK(size >= 0, "lw_peer_certificate returned %d", size);
   h->certificate[size > 0 ? size : 0] = 0;
   CHECK(lw_peer(h->r, of.conn, of.generation, &h->peer) == 0, "lw_peer failed");
@@ -53,14 +53,14 @@ static void host_note(struct host *h, struct handle of) {
 }
 
 /* Read it after the echo of that connection. */
-static struct lw_peer host_peer(struct host *h) {
+static inline struct lw_peer host_peer(struct host *h) {
   pthread_mutex_lock(&h->lock);
   struct lw_peer peer = h->peer;
   pthread_mutex_unlock(&h->lock);
   return peer;
 }
 
-static void host_certificate(struct host *h, char *out) {
+static inline void host_certificate(struct host *h, char *out) {
   pthread_mutex_lock(&h->lock);
   memcpy(out, h->certificate, sizeof h->certificate);
   pthread_mutex_unlock(&h->lock);
@@ -131,10 +131,15 @@ static void host_close(struct host *h) {
 }
 
 /* Returns the port. */
-static uint16_t host_listen(struct host *h, enum lw_protocol protocol, uint32_t tls,
-                            uint32_t flags) {
-  struct lw_listen_options o = {.size = sizeof o, .protocol = protocol, .tls = tls, .flags = flags,
-                                .busy_size = 4, .busy = "busy", .address = "127.0.0.1"};
+static inline uint16_t host_listen(struct host *h, enum lw_protocol protocol, uint32_t tls,
+                                   uint32_t flags) {
+  struct lw_listen_options o = {.size = sizeof o,
+                                .protocol = protocol,
+                                .tls = tls,
+                                .flags = flags,
+                                .busy_size = 4,
+                                .busy = "busy",
+                                .address = "127.0.0.1"};
   int port = lw_listen(h->r, &o);
   REQUIRE(port > 0, "lw_listen returned %d", port);
   return (uint16_t)port;
@@ -152,8 +157,8 @@ static void await_closed(struct host *h, unsigned code, uint64_t count) {
     if (host_stats(h).closed[code] >= count) return;
     usleep(1000);
   }
-  CHECK(0, "%llu closed with code %u, not %llu",
-        (unsigned long long)host_stats(h).closed[code], code, (unsigned long long)count);
+  CHECK(0, "%llu closed with code %u, not %llu", (unsigned long long)host_stats(h).closed[code],
+        code, (unsigned long long)count);
 }
 
 /* ------------------------------------------------------------------ clients */
@@ -170,7 +175,7 @@ static int tcp_connect(uint16_t port) {
   return fd;
 }
 
-static void send_all(int fd, const void *bytes, size_t size) {
+static inline void send_all(int fd, const void *bytes, size_t size) {
   const uint8_t *at = bytes;
   while (size > 0) {
     ssize_t done = send(fd, at, size, MSG_NOSIGNAL);
@@ -182,7 +187,7 @@ static void send_all(int fd, const void *bytes, size_t size) {
 }
 
 /* Receives so much, less only when the stream ends. Returns how much came. */
-static size_t recv_all(int fd, void *bytes, size_t size) {
+static inline size_t recv_all(int fd, void *bytes, size_t size) {
   size_t used = 0;
   while (used < size) {
     ssize_t done = recv(fd, (uint8_t *)bytes + used, size - used, 0);
@@ -199,8 +204,8 @@ struct client {
 };
 
 /* Connects and shakes hands; `ssl` is NULL when that failed (then `fd` is closed). */
-static struct client client_open(SSL_CTX *ctx, uint16_t port, SSL_SESSION *session,
-                                 const char *name) {
+static inline struct client client_open(SSL_CTX *ctx, uint16_t port, SSL_SESSION *session,
+                                        const char *name) {
   struct client c = {.ssl = SSL_new(ctx), .fd = tcp_connect(port)};
   SSL_set_fd(c.ssl, c.fd);
   if (session != NULL) SSL_set_session(c.ssl, session);
@@ -212,7 +217,7 @@ static struct client client_open(SSL_CTX *ctx, uint16_t port, SSL_SESSION *sessi
   return (struct client){.fd = -1};
 }
 
-static void client_close(struct client *c) {
+static inline void client_close(struct client *c) {
   if (c->ssl == NULL) return;
   SSL_shutdown(c->ssl);
   SSL_free(c->ssl);
@@ -242,7 +247,7 @@ static int client_read(struct client *c, uint8_t *out, size_t size) {
 }
 
 /* Sends a frame and gets it back. Returns whether it came, unchanged. */
-static int client_echo(struct client *c, uint32_t size, uint64_t seed) {
+static inline int client_echo(struct client *c, uint32_t size, uint64_t seed) {
   uint8_t *frame = frame_make(size, seed);
   uint8_t *back = malloc(5 + (size_t)size);
   size_t done = 0;

@@ -17,8 +17,8 @@ struct streams {
 static void streams_open(struct streams *s, uint32_t flags, uint64_t seed) {
   static struct tls_setup setup;
   struct identity ca = identity_make("authority", (struct identity_options){0});
-  struct identity ec = identity_make("ec", (struct identity_options){.issuer = &ca,
-                                                                     .names = "DNS:ec.test"});
+  struct identity ec =
+      identity_make("ec", (struct identity_options){.issuer = &ca, .names = "DNS:ec.test"});
   struct identity rsa = identity_make(
       "rsa", (struct identity_options){.issuer = &ca, .names = "DNS:rsa.test", .is_rsa = 1});
   s->flags = flags;
@@ -74,8 +74,10 @@ static void test_suites(struct streams *s) {
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     streams_version(s, cases[i].version);
-    if (cases[i].version == TLS1_3_VERSION) SSL_CTX_set_ciphersuites(s->client, cases[i].suite);
-    else SSL_CTX_set_cipher_list(s->client, cases[i].suite);
+    if (cases[i].version == TLS1_3_VERSION)
+      SSL_CTX_set_ciphersuites(s->client, cases[i].suite);
+    else
+      SSL_CTX_set_cipher_list(s->client, cases[i].suite);
     struct client c = client_open(s->client, s->port, NULL, cases[i].name);
     CHECK(c.ssl != NULL, "no handshake with %s", cases[i].suite);
     if (c.ssl == NULL) continue;
@@ -143,8 +145,8 @@ static void wired_receive(struct wired *w) {
 }
 
 static struct wired wired_open(struct streams *s, uint32_t step) {
-  struct wired w = {.ssl = SSL_new(s->client), .wire = BIO_new(BIO_s_mem()),
-                    .fd = tcp_connect(s->port)};
+  struct wired w = {
+      .ssl = SSL_new(s->client), .wire = BIO_new(BIO_s_mem()), .fd = tcp_connect(s->port)};
   SSL_set_bio(w.ssl, BIO_new(BIO_s_mem()), w.wire);
   SSL_set_connect_state(w.ssl);
   for (int i = 0; i < 100 && !SSL_is_init_finished(w.ssl); i++) {
@@ -317,8 +319,10 @@ static void test_forgeries(struct streams *s, const struct forgery *cases, size_
     CHECK(forger_echo(&f), "%s: no echo before", each->what);
     uint64_t before = host_stats(&s->host).closed[each->code];
     forge_send(&f, each->type, each->bytes, each->size);
-    if (each->alert == -2) CHECK(forger_echo(&f), "%s: no echo after", each->what);
-    else forger_expect_end(&f, s, each->alert, each->code, before, each->what);
+    if (each->alert == -2)
+      CHECK(forger_echo(&f), "%s: no echo after", each->what);
+    else
+      forger_expect_end(&f, s, each->alert, each->code, before, each->what);
     forger_close(&f);
   }
 }

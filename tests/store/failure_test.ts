@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type CodeName, codes, Refusal } from "../../core/codes.ts";
-import type { SqliteStore } from "../../core/store/sqlite.ts";
+import { check_store, type SqliteStore } from "../../core/store/sqlite.ts";
 import { eventually, message, read_all, text_of } from "../contract_store.ts";
 import { with_data, with_store } from "./support.ts";
 
@@ -67,7 +67,8 @@ Deno.test("a store that failed finds out by itself that it can write again", asy
 });
 
 Deno.test("what is refused was not written at all, and uses no offset", async () => {
-  await with_store({ retention: [], database_bytes_max: 1 << 20 }, async (store) => {
+  const options = { retention: [], database_bytes_max: 1 << 20, tail_messages_max: 1 };
+  await with_store(options, async (store, data) => {
     const [kept] = await fill(store);
     const session = { id: "s", subscriptions: [], cursor: 0, expires_ms: 0, state: "" };
     const turn = [
@@ -85,6 +86,7 @@ Deno.test("what is refused was not written at all, and uses no offset", async ()
     for await (const found of store.sessions()) throw new Error(`${found.id} was written`);
     assertEquals((await store.retained("r")).messages, []);
     assertEquals((await read_all(store, ["small"])).messages.map(text_of), ["after"]);
+    assertEquals(await check_store(data), []);
   });
 });
 

@@ -255,7 +255,7 @@ Deno.test("a store that is closed refuses", async () => {
     const attempts = [
       () => store.append([message("a")]),
       () => store.put_cursor("s", 1),
-      async () => void await store.retained("a"),
+      () => store.append_once("t", "k", [message("a")]),
     ];
     for (const attempt of attempts) {
       const refusal = await assertRejects(async () => void await attempt(), Refusal);

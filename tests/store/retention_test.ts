@@ -228,13 +228,16 @@ Deno.test("large trims go in small steps: an append never waits long", async () 
     });
     await with_store_in(data, { retention: [rule("#", { age_ms: hour_ms })] }, async (store) => {
       let worst_ms = 0;
+      let appends = 0;
       while (store.first < 40_000) {
         const started_ms = performance.now();
         await store.append([message("live")]);
         worst_ms = Math.max(worst_ms, performance.now() - started_ms);
+        appends++;
       }
-      console.log(`worst append while 40000 messages were trimmed: ${worst_ms.toFixed(1)} ms`);
-      assert(worst_ms < 1000, `an append waited ${worst_ms} ms`);
+      console.log(`${appends} appends meanwhile, the worst took ${worst_ms.toFixed(1)} ms`);
+      // In one go it would be one or two.
+      assert(appends > 10, `${appends} appends`);
     });
   });
 });

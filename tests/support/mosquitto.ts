@@ -51,6 +51,11 @@ export class MosquittoSub {
     await this.program.end("SIGINT");
   }
 
+  /** Ends it as a device that loses power. */
+  async kill(): Promise<void> {
+    await this.program.end("SIGKILL");
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }

@@ -3,7 +3,7 @@ import { TextLineStream } from "./line_stream.ts";
 import { Inbox, within } from "./wait.ts";
 
 /** Set by .ci/run: what is missing there is a failure, not a reason to skip. */
-const is_ci = (Deno.env.get("CI") ?? "") !== "";
+export const is_ci = (Deno.env.get("CI") ?? "") !== "";
 
 function is_installed(program: string): boolean {
   const places = (Deno.env.get("PATH") ?? "").split(":").concat("/usr/sbin", "/usr/local/sbin");

@@ -1,0 +1,62 @@
+/* TLS from both ends: the reactor over real sockets, and OpenSSL's clients and forged records
+ * against it, in each of the two ways in which the reactor can hold a connection.
+ * tls [seed] */
+#define TLS_TICKET_KEY_S 1u /* tickets age while one can watch */
+#include "reactor.c"
+
+#include "tls_handshakes.h"
+#include "tls_streams.h"
+
+static void streams_of_version(struct streams *s, int version) {
+  streams_version(s, version);
+  test_sizes(s);
+  test_pieces(s);
+  if (version == TLS1_3_VERSION) {
+    test_key_updates(s);
+    test_forgeries_13(s);
+  } else {
+    test_forgeries_12(s);
+  }
+  test_broken_records(s);
+  test_tampering(s);
+  test_noise(s);
+}
+
+static void test_streams(uint32_t flags, uint64_t seed) {
+  static struct streams s;
+  streams_open(&s, flags, seed);
+  struct client c = streams_client(&s);
+  CHECK(client_echo(&c, 1, 1), "no echo");
+  CHECK(host_stats(&s.host).tls_objects == (flags & LW_TLS_KEEP_OBJECTS), "the other way");
+  client_close(&c);
+  test_suites(&s);
+  streams_of_version(&s, TLS1_2_VERSION);
+  streams_of_version(&s, TLS1_3_VERSION);
+  for (int i = 0; i < PATIENCE_S * 1000 && host_stats(&s.host).connections > 0; i++) usleep(1000);
+  struct lw_stats stats = host_stats(&s.host);
+  CHECK(stats.connections == 0 && stats.tls_handshaking == 0 && stats.tls_objects == 0,
+        "something is left");
+  CHECK(stats.out_queue_bytes == 0, "%lld bytes wait", (long long)stats.out_queue_bytes);
+  streams_close(&s);
+}
+
+int main(int argc, char **argv) {
+  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+  printf("%s, seed %llu\n", lw_backend(), (unsigned long long)seed);
+  fflush(stdout);
+  test_streams(0, seed);
+  test_streams(LW_TLS_KEEP_OBJECTS, seed);
+  test_alpn();
+  test_names();
+  test_tickets(TLS1_2_VERSION);
+  test_tickets(TLS1_3_VERSION);
+  test_client_certificates(LW_TLS_CLIENT_OPTIONAL);
+  test_client_certificates(LW_TLS_CLIENT_REQUIRED);
+  test_reload();
+  test_garbage();
+  test_bound();
+  test_too_long();
+  unsigned problems = atomic_load(&check_problems);
+  if (problems > 0) fprintf(stderr, "%u problems\n", problems);
+  return problems > 0;
+}
