@@ -1,5 +1,6 @@
-/* Audiences of one I/O thread: audience number -> slots of the connections in it. A million audiences of one
- * member cost one table entry each; joining and leaving take constant time in an audience of a million. */
+/* Audiences of one I/O thread: audience number -> slots of the connections in it. A million
+ * audiences of one member cost one table entry each; joining and leaving take constant time in an
+ * audience of a million. */
 #ifndef LONGWIRE_AUDIENCE_H
 #define LONGWIRE_AUDIENCE_H
 

@@ -1,5 +1,6 @@
-/* The epoll backend: edge-triggered (epoll(7)); every operation is tried first and waits for its edge when the
- * kernel says EAGAIN. Changes of interest and closes are gathered and applied once, before the next wait. */
+/* The epoll backend: edge-triggered (epoll(7)); every operation is tried first and waits for its
+ * edge when the kernel says EAGAIN. Changes of interest and closes are gathered and applied once,
+ * before the next wait. */
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
@@ -201,7 +202,9 @@ static int apply_changes(struct io_thread *t) {
     if (c->interest_wanted & INTEREST_OUT) events |= EPOLLOUT;
     struct epoll_event event = {.events = events,
                                 .data.u64 = (uint64_t)c->generation << 32 | c->slot};
-    int operation = call == CALL_ADD ? EPOLL_CTL_ADD : call == CALL_MOD ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+    int operation = call == CALL_ADD   ? EPOLL_CTL_ADD
+                    : call == CALL_MOD ? EPOLL_CTL_MOD
+                                       : EPOLL_CTL_DEL;
     if (epoll_ctl(b->epoll_fd, operation, c->fd, &event) != 0) {
       end(t, c, LW_CODE_NO_MEMORY);
       result = -1;
@@ -217,13 +220,15 @@ static void apply_closes(struct io_thread *t) {
   struct backend *b = t->backend;
   for (uint32_t i = 0; i < b->closing.count; i++) {
     struct connection *c = connection_at(t, b->closing.slots[i]);
-    close(c->fd); /* the last reference to its description: the kernel takes it out of the epoll set */
+    /* the last reference to its description: the kernel takes it out of the epoll set */
+    close(c->fd);
     closed(t, c);
   }
   b->closing.count = 0;
 }
 
-/* No descriptor is left: one is freed to take the connection, and to end it, so that it does not rot. */
+/* No descriptor is left: one is freed to take the connection, and to end it, so that it does not
+ * rot. */
 static int accept_without_descriptors(struct io_thread *t, uint32_t index) {
   struct backend *b = t->backend;
   const struct listener *l = &t->reactor->listeners[index];

@@ -71,8 +71,7 @@ static int backend_open(struct io_thread *t) {
   int error = b->kqueue_fd < 0 ? -errno : 0;
   if (error == 0) {
     fcntl(b->kqueue_fd, F_SETFD, FD_CLOEXEC);
-    error = kqueue_change(b->kqueue_fd,
-                          kevent_of(0, EVFILT_USER, EV_ADD | EV_CLEAR, DATA_WAKEUP));
+    error = kqueue_change(b->kqueue_fd, kevent_of(0, EVFILT_USER, EV_ADD | EV_CLEAR, DATA_WAKEUP));
   }
   if (error != 0) backend_shut(t);
   return error;
@@ -102,8 +101,8 @@ static void backend_wake(struct io_thread *t) {
 }
 
 static int backend_listen(struct io_thread *t, uint32_t index) {
-  return kqueue_change(t->backend->kqueue_fd, kevent_of(t->listen_fds[index], EVFILT_READ, EV_ADD,
-                                                        DATA_LISTENER + index));
+  return kqueue_change(t->backend->kqueue_fd,
+                       kevent_of(t->listen_fds[index], EVFILT_READ, EV_ADD, DATA_LISTENER + index));
 }
 
 static void backend_unlisten(struct io_thread *t, uint32_t index) { close(t->listen_fds[index]); }

@@ -28,10 +28,10 @@
 enum operation {
   OPERATION_NONE = 0, /* nobody waits for it */
   OPERATION_WAKEUP,
-  OPERATION_ACCEPT,   /* number of the listener */
-  OPERATION_REFUSE,   /* number of the listener: a poll, while the table is full */
-  OPERATION_REFUSED,  /* close of a descriptor that became no connection */
-  OPERATION_ADDRESS,  /* number of the query */
+  OPERATION_ACCEPT,  /* number of the listener */
+  OPERATION_REFUSE,  /* number of the listener: a poll, while the table is full */
+  OPERATION_REFUSED, /* close of a descriptor that became no connection */
+  OPERATION_ADDRESS, /* number of the query */
   OPERATION_RECEIVE,
   OPERATION_SEND,
   OPERATION_WRITABLE, /* a poll, while the socket is full */
@@ -43,14 +43,14 @@ enum operation {
 
 /* Bits of connection.backend_flags. */
 enum backend_flags {
-  RECEIVING = 1 << 0,       /* the multishot receive is submitted */
-  RECEIVE_ENDING = 1 << 1,  /* and is being cancelled */
-  RECEIVE_WANTED = 1 << 2,  /* it shall go on when it ends */
-  POLLING = 1 << 3,         /* waits until the socket takes more */
+  RECEIVING = 1 << 0,      /* the multishot receive is submitted */
+  RECEIVE_ENDING = 1 << 1, /* and is being cancelled */
+  RECEIVE_WANTED = 1 << 2, /* it shall go on when it ends */
+  POLLING = 1 << 3,        /* waits until the socket takes more */
   POLL_ENDING = 1 << 4,
-  SHUTTING = 1 << 5,        /* shutdown is under way */
+  SHUTTING = 1 << 5, /* shutdown is under way */
   CLOSING = 1 << 6,
-  HAD_BUFFERS = 1 << 7,     /* the receive has brought something since it was submitted */
+  HAD_BUFFERS = 1 << 7, /* the receive has brought something since it was submitted */
 };
 
 /* The address of a peer, being asked for. */
@@ -185,8 +185,8 @@ static void backend_wake(struct io_thread *t) { wakeup_ring(&t->backend->wakeup)
 /* Multishot polls report edges: the counter of the eventfd need never be read. */
 static void await_wakeup(struct io_thread *t) {
   struct backend *b = t->backend;
-  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_POLL_ADD, b->wakeup.read_fd,
-                                       data_of(OPERATION_WAKEUP, 0));
+  struct io_uring_sqe *sqe =
+      uring_sqe(&b->ring, IORING_OP_POLL_ADD, b->wakeup.read_fd, data_of(OPERATION_WAKEUP, 0));
   sqe->len = IORING_POLL_ADD_MULTI;
   sqe->poll32_events = POLLIN;
 }
@@ -406,7 +406,7 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
   struct backend *b = t->backend;
   int is_last = !(cqe->flags & IORING_CQE_F_MORE);
   if (is_last) {
-    c->backend_flags &= (uint8_t)~(RECEIVING | RECEIVE_ENDING);
+    c->backend_flags &= (uint8_t) ~(RECEIVING | RECEIVE_ENDING);
     c->interest--;
   }
   if (cqe->flags & IORING_CQE_F_BUFFER) {
@@ -503,7 +503,7 @@ static void block_writing(struct io_thread *t, struct connection *c) {
 static void on_writable(struct io_thread *t, struct connection *c, const struct io_uring_cqe *cqe) {
   int is_last = !(cqe->flags & IORING_CQE_F_MORE);
   if (is_last) {
-    c->backend_flags &= (uint8_t)~(POLLING | POLL_ENDING);
+    c->backend_flags &= (uint8_t) ~(POLLING | POLL_ENDING);
     c->interest--;
   }
   if (c->state == CLOSED || c->out == NULL || !c->out->blocked) return cancel_poll(t, c);
@@ -637,7 +637,8 @@ static void backend_wait(struct io_thread *t, int timeout_ms) {
     if (count == 0) read_clock(t);
     uint32_t before = count;
     for (; count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT &&
-           uring_peek(&b->ring, &cqe); count++) {
+           uring_peek(&b->ring, &cqe);
+         count++) {
       uring_pop(&b->ring);
       complete(t, &cqe);
     }

@@ -1,6 +1,6 @@
-/* Blocks: counted byte buffers that out-queues point into. The host fills arena blocks with the frames of
- * consecutive commands, so that frames which leave together also lie together. Invariant: bytes below
- * `used` that a command or a queue entry covers never change while it does. */
+/* Blocks: counted byte buffers that out-queues point into. The host fills arena blocks with the
+ * frames of consecutive commands, so that frames which leave together also lie together. Invariant:
+ * bytes below `used` that a command or a queue entry covers never change while it does. */
 #ifndef LONGWIRE_BLOCK_H
 #define LONGWIRE_BLOCK_H
 
@@ -54,7 +54,8 @@ struct arena {
   struct block *current; /* NULL = none yet */
 };
 
-/* Copies bytes into the arena. Returns a block with a reference for the caller, or NULL (no memory). */
+/* Copies bytes into the arena. Returns a block with a reference for the caller, or NULL (no
+ * memory). */
 static inline struct block *arena_append(struct arena *a, const void *bytes, uint32_t size,
                                          uint32_t *offset) {
   if (size > ARENA_FRAME_BYTES_MAX) {

@@ -1,6 +1,7 @@
-/* The command queue of one I/O thread: single producer (the host), single consumer (the thread), a chain of
- * chunks, so that a command is never refused. Records are multiples of 8 bytes and never cross a chunk.
- * Invariant: the consumer frees a chunk only after the producer has linked the next one. */
+/* The command queue of one I/O thread: single producer (the host), single consumer (the thread), a
+ * chain of chunks, so that a command is never refused. Records are multiples of 8 bytes and never
+ * cross a chunk. Invariant: the consumer frees a chunk only after the producer has linked the next
+ * one. */
 #ifndef LONGWIRE_COMMAND_QUEUE_H
 #define LONGWIRE_COMMAND_QUEUE_H
 

@@ -1,16 +1,16 @@
-/* The life of a connection: slots, states, timers, and the events that wait for room in the ring. */
+/* The life of a connection: slots, states, timers, and the events that wait for room in the ring.
+ */
 #ifndef LONGWIRE_CONNECTION_H
 #define LONGWIRE_CONNECTION_H
 
 #include "internal.h"
 
-/* Which state may follow which: rows from, columns to (FREE, HANDSHAKING, ACTIVE, DRAINING, CLOSED). */
+/* Which state may follow which: rows from, columns to (FREE, HANDSHAKING, ACTIVE, DRAINING,
+ * CLOSED). */
 static const uint8_t transitions[5][5] = {
     [FREE] = {0, 1, 0, 1, 0}, /* DRAINING: a connection over the limit */
-    [HANDSHAKING] = {0, 0, 1, 1, 1},
-    [ACTIVE] = {0, 0, 0, 1, 1},
-    [DRAINING] = {0, 0, 0, 0, 1},
-    [CLOSED] = {1, 0, 0, 0, 0},
+    [HANDSHAKING] = {0, 0, 1, 1, 1}, [ACTIVE] = {0, 0, 0, 1, 1},
+    [DRAINING] = {0, 0, 0, 0, 1},    [CLOSED] = {1, 0, 0, 0, 0},
 };
 
 static void set_state(struct connection *c, enum connection_state state) {
@@ -177,7 +177,7 @@ static void close_now(struct io_thread *t, struct connection *c) {
 /* The connection is of no more use to the host: tells it, once. */
 static void tell_closed(struct io_thread *t, struct connection *c, unsigned code) {
   c->code = (uint8_t)code;
-  c->pending &= (uint8_t)~(PENDING_ROOM | PENDING_VIOLATION);
+  c->pending &= (uint8_t) ~(PENDING_ROOM | PENDING_VIOLATION);
   if (!(c->flags & BEHIND) && t->seen_seq > c->reached_seq) c->reached_seq = t->seen_seq;
   if (c->flags & EXPOSED) mark_pending(t, c, PENDING_CLOSED);
 }
@@ -189,8 +189,9 @@ static void end(struct io_thread *t, struct connection *c, unsigned code) {
   close_now(t, c);
 }
 
-/* All is sent: says so with FIN, then waits for the peer's. Closing at once would send RST when the peer has
- * sent something that was not read, and the RST may destroy the last frame before the peer reads it. */
+/* All is sent: says so with FIN, then waits for the peer's. Closing at once would send RST when the
+ * peer has sent something that was not read, and the RST may destroy the last frame before the peer
+ * reads it. */
 static void linger(struct io_thread *t, struct connection *c) {
   if (c->flags & END_PENDING) return close_now(t, c); /* the peer's came first */
   if (c->flags & WRITE_ENDED) return;
@@ -267,8 +268,11 @@ static int emit_closed(struct io_thread *t, struct connection *c) {
   for (uint32_t i = 0; i < count || (w != NULL && i < w->count); i++) {
     const struct inflight_entry *entry = inflight_at(w, i);
     if (entry->state >= INFLIGHT_DONE) continue;
-    struct lw_inflight each = {.seq = entry->seq, .packet_id = entry->packet_id, .qos = entry->qos,
-                               .released = entry->state != INFLIGHT_SENT, .flags = entry->flags};
+    struct lw_inflight each = {.seq = entry->seq,
+                               .packet_id = entry->packet_id,
+                               .qos = entry->qos,
+                               .released = entry->state != INFLIGHT_SENT,
+                               .flags = entry->flags};
     memcpy(at, &each, sizeof each);
     at += sizeof each;
   }
@@ -309,8 +313,10 @@ static int emit_settled(struct io_thread *t, struct connection *c) {
     if (event == NULL) return 0;
     for (uint32_t i = 0; i < count; i++) {
       struct inflight_entry *entry = told[i];
-      all[i] = (struct lw_inflight){.seq = entry->seq, .packet_id = entry->packet_id,
-                                    .qos = entry->qos, .flags = entry->flags};
+      all[i] = (struct lw_inflight){.seq = entry->seq,
+                                    .packet_id = entry->packet_id,
+                                    .qos = entry->qos,
+                                    .flags = entry->flags};
       all[i].released = (uint8_t)settle(entry);
     }
     memcpy(event + 1, all, size);
@@ -322,7 +328,8 @@ static int emit_settled(struct io_thread *t, struct connection *c) {
   return 1;
 }
 
-/* The largest in-flight window: there are 65,535 packet ids, and lw_closed must always fit the ring. */
+/* The largest in-flight window: there are 65,535 packet ids, and lw_closed must always fit the
+ * ring. */
 static uint32_t window_max(const struct io_thread *t, const struct connection *c) {
   uint32_t ids = c->flags & HOLD_RELEASES ? LW_HELD_ID_MIN - 1 : 0xffff;
   uint64_t fits = t->ring.capacity / 4 / sizeof(struct lw_inflight);
@@ -343,7 +350,8 @@ static int emit_acked(struct io_thread *t, struct connection *c) {
   return 1;
 }
 
-/* Writes the pending events of one connection, in order; returns 0 when the ring has no more room. */
+/* Writes the pending events of one connection, in order; returns 0 when the ring has no more room.
+ */
 static int emit_pending(struct io_thread *t, struct connection *c) {
   /* Before SETTLED: the host writes a session down when it hears that, and how far the device has
    * come belongs to it. After SETTLED once more: what that ends may be acknowledged, too. */

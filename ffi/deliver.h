@@ -1,5 +1,5 @@
-/* From commands to bytes on their way: publishes to audiences, frames to one connection, the limits of
- * out-queues and in-flight windows. */
+/* From commands to bytes on their way: publishes to audiences, frames to one connection, the limits
+ * of out-queues and in-flight windows. */
 #ifndef LONGWIRE_DELIVER_H
 #define LONGWIRE_DELIVER_H
 
@@ -9,7 +9,8 @@
 #define TURN_COMMANDS_MAX 16384u
 #define TURN_DELIVERIES_MAX 65536u
 
-/* Commands as they lie in a thread's queue: the bytes are in a block, of which the record has a reference. */
+/* Commands as they lie in a thread's queue: the bytes are in a block, of which the record has a
+ * reference. */
 struct placed {
   struct block *block;
   uint32_t offset;
@@ -36,8 +37,8 @@ static const uint8_t *frame_bytes(const struct placed *f) { return f->block->byt
 
 /* ---------------------------------------------------------------- out-queues */
 
-/* Whether `size` more bytes would pass a bound. What gathered in this turn has its chance to leave first: only
- * a peer that does not read is slow. The connection may fail meanwhile. */
+/* Whether `size` more bytes would pass a bound. What gathered in this turn has its chance to leave
+ * first: only a peer that does not read is slow. The connection may fail meanwhile. */
 static int is_full(struct io_thread *t, struct connection *c, uint32_t size, uint32_t limit) {
   const struct out_queue *q = c->out;
   if (q == NULL || q->bytes == 0 || (uint64_t)q->bytes + size <= limit) return 0;
@@ -80,8 +81,8 @@ static void send_copy(struct io_thread *t, struct connection *c, const void *byt
 }
 
 /* Queues a QoS 0 frame, in the place of older ones where the bound asks for it. */
-static void send_droppable(struct io_thread *t, struct connection *c, const struct publish_record *r,
-                           uint32_t audience) {
+static void send_droppable(struct io_thread *t, struct connection *c,
+                           const struct publish_record *r, uint32_t audience) {
   const struct placed *f = &r->frame;
   const uint32_t soft = t->reactor->options.out_queue_soft_bytes;
   const int full = is_full(t, c, f->size, soft);
@@ -97,7 +98,8 @@ static void send_droppable(struct io_thread *t, struct connection *c, const stru
     COUNT(t, dropped[LW_CODE_REPLACED], 1);
     COUNT(t, deliveries, 1);
   } else {
-    if (full) COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
+    if (full)
+      COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
     if (full && q->bytes > 0 && (uint64_t)q->bytes + f->size > soft) {
       COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], 1);
     } else if (q->blocked && key == 0 && f->size < ARENA_FRAME_BYTES_MAX
@@ -129,22 +131,26 @@ static uint16_t id_max(const struct connection *c) {
   return c->flags & HOLD_RELEASES ? LW_HELD_ID_MIN - 1 : 65535;
 }
 
-/* The id that a QoS 2 message has on every connection of a session whose releases are held; 0 = any. */
+/* The id that a QoS 2 message has on every connection of a session whose releases are held; 0 =
+ * any. */
 static uint16_t held_id(const struct connection *c, uint64_t seq, unsigned qos) {
   if (!(c->flags & HOLD_RELEASES) || qos != 2) return 0;
   return (uint16_t)(LW_HELD_ID_MIN | (seq & (LW_HELD_ID_MIN - 1)));
 }
 
-/* Queues a QoS >= 1 frame; with a window, under a packet id written into its own copy. Returns 0 or -1. */
-static int send_stored(struct io_thread *t, struct connection *c, const struct placed *f, uint64_t seq,
-                       uint32_t packet_id_at, uint16_t chosen_id, unsigned qos, int released) {
+/* Queues a QoS >= 1 frame; with a window, under a packet id written into its own copy. Returns 0 or
+ * -1. */
+static int send_stored(struct io_thread *t, struct connection *c, const struct placed *f,
+                       uint64_t seq, uint32_t packet_id_at, uint16_t chosen_id, unsigned qos,
+                       int released) {
   struct out_queue *q = queue_of(t, c);
   if (q == NULL) return -1;
   if (packet_id_at == LW_PACKET_ID_NONE) {
     if (out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) return -1;
   } else {
     if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return -1;
-    uint16_t id = chosen_id != 0 ? chosen_id : inflight_id_after(c->inflight, c->packet_id, id_max(c));
+    uint16_t id =
+        chosen_id != 0 ? chosen_id : inflight_id_after(c->inflight, c->packet_id, id_max(c));
     uint8_t *copy = out_copy(q, frame_bytes(f), f->size, 0);
     if (copy == NULL) return -1;
     if (inflight_push(c->inflight, seq, id, qos, chosen_id != 0) != 0) {
@@ -163,7 +169,8 @@ static int send_stored(struct io_thread *t, struct connection *c, const struct p
   return 0;
 }
 
-static void publish_stored(struct io_thread *t, struct connection *c, const struct publish_record *r) {
+static void publish_stored(struct io_thread *t, struct connection *c,
+                           const struct publish_record *r) {
   const struct lw_command_publish *p = &r->publish;
   if (c->flags & BEHIND) return;
   int full = is_full(t, c, r->frame.size, t->reactor->options.out_queue_soft_bytes);
@@ -200,19 +207,23 @@ static void run_publish(struct io_thread *t, const struct publish_record *r) {
     for (uint32_t k = 0; k < a->count; k++) {
       struct connection *c = connection_at(t, slots[k]);
       if (c->state != ACTIVE || c->stamp == p->stamp) continue;
-      if (p->head.conn == (t->index << 24 | c->slot) && p->head.generation == c->generation) continue;
+      if (p->head.conn == (t->index << 24 | c->slot) && p->head.generation == c->generation)
+        continue;
       c->stamp = p->stamp;
       publish_to(t, c, r, a->id);
     }
   }
-  /* The same message may follow in other forms, for others: only who had this one has reached it. */
+  /* The same message may follow in other forms, for others: only who had this one has reached it.
+   */
   if (p->seq > t->seen_seq + 1) t->seen_seq = p->seq - 1;
 }
 
-/* Gives a message of LW_DELIVER_SETTLE back without sending it: as what is over, or for want of room. */
-static void settle_unsent(struct io_thread *t, struct connection *c, const struct lw_command_deliver *d,
-                          unsigned state) {
-  if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL) return end(t, c, LW_CODE_NO_MEMORY);
+/* Gives a message of LW_DELIVER_SETTLE back without sending it: as what is over, or for want of
+ * room. */
+static void settle_unsent(struct io_thread *t, struct connection *c,
+                          const struct lw_command_deliver *d, unsigned state) {
+  if (c->inflight == NULL && (c->inflight = inflight_new()) == NULL)
+    return end(t, c, LW_CODE_NO_MEMORY);
   uint16_t id = (uint16_t)d->packet_id;
   if (inflight_push(c->inflight, d->seq, id, d->head.flags & LW_PUBLISH_QOS, 0) != 0) {
     return end(t, c, LW_CODE_NO_MEMORY);
@@ -224,11 +235,13 @@ static void settle_unsent(struct io_thread *t, struct connection *c, const struc
 }
 
 /* A message of a shared subscription: comes back at once when the connection has no room for it. */
-static int returns_shared(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
+static int returns_shared(struct io_thread *t, struct connection *c,
+                          const struct deliver_record *r) {
   if (!(r->deliver.head.flags & LW_DELIVER_SHARED)) return 0;
   uint32_t soft = t->reactor->options.out_queue_soft_bytes;
   int is_live = !(c->flags & BEHIND); /* else the room is promised to the replay */
-  if (is_live && window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft)) return 0;
+  if (is_live && window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft))
+    return 0;
   settle_unsent(t, c, &r->deliver, INFLIGHT_RETURNED);
   return 1;
 }
@@ -250,7 +263,8 @@ static void run_deliver(struct io_thread *t, struct connection *c, const struct 
     COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
     if (flags & LW_DELIVER_SETTLE) settle_unsent(t, c, d, INFLIGHT_SETTLED);
   } else {
-    uint16_t id = d->packet_id != 0 ? (uint16_t)d->packet_id : held_id(c, d->seq, flags & LW_PUBLISH_QOS);
+    uint16_t id =
+        d->packet_id != 0 ? (uint16_t)d->packet_id : held_id(c, d->seq, flags & LW_PUBLISH_QOS);
     /* Taken by a message 32,768 offsets away: that one's exchange matters more than the rule. */
     if (d->packet_id == 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL) id = 0;
     if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, id, flags & LW_PUBLISH_QOS,
@@ -391,7 +405,8 @@ static uint64_t command_cost(const struct lw_command *command) {
   return command->size + (f == NULL ? 0 : (uint64_t)f->size);
 }
 
-/* Carries out what the host has submitted, as much as one turn takes; without `run`, frees all of it. */
+/* Carries out what the host has submitted, as much as one turn takes; without `run`, frees all of
+ * it. */
 static void drain_commands(struct io_thread *t, int run) {
   struct lw_command *command;
   const uint64_t deliveries_end = t->stats.deliveries + TURN_DELIVERIES_MAX;

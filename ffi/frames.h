@@ -1,4 +1,5 @@
-/* Where frames begin and end: the only thing of the protocols that the reactor must know to cut a stream. */
+/* Where frames begin and end: the only thing of the protocols that the reactor must know to cut a
+ * stream. */
 #ifndef LONGWIRE_FRAMES_H
 #define LONGWIRE_FRAMES_H
 
@@ -14,7 +15,8 @@ struct cut {
   int code;      /* enum lw_code when the stream is broken, else 0 */
 };
 
-/* Longwire: u32 length of the body, u8 type; a heartbeat (type 1) carries the time in place of a length. */
+/* Longwire: u32 length of the body, u8 type; a heartbeat (type 1) carries the time in place of a
+ * length. */
 static inline struct cut cut_longwire(const uint8_t *bytes, uint64_t size) {
   if (size < LONGWIRE_HEADER_BYTES) return (struct cut){0};
   if (bytes[4] == LONGWIRE_HEARTBEAT) return (struct cut){.size = LONGWIRE_HEADER_BYTES};
@@ -23,7 +25,8 @@ static inline struct cut cut_longwire(const uint8_t *bytes, uint64_t size) {
   return (struct cut){.size = (uint64_t)LONGWIRE_HEADER_BYTES + body};
 }
 
-/* MQTT: one byte of type and flags, then the remaining length in one to four bytes [MQTT-1.5.5-1]. */
+/* MQTT: one byte of type and flags, then the remaining length in one to four bytes [MQTT-1.5.5-1].
+ */
 static inline struct cut cut_mqtt(const uint8_t *bytes, uint64_t size) {
   uint64_t length = 0;
   for (unsigned i = 1; i < 5; i++) {

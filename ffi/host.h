@@ -1,4 +1,5 @@
-/* The host's side: everything that reactor.h declares, called by the one host thread unless said otherwise. */
+/* The host's side: everything that reactor.h declares, called by the one host thread unless said
+ * otherwise. */
 #ifndef LONGWIRE_HOST_H
 #define LONGWIRE_HOST_H
 
@@ -113,7 +114,9 @@ void *lw_ring(struct lw_reactor *r, uint32_t thread, uint32_t *bytes) {
   return r->threads[thread]->ring.bytes;
 }
 
-struct lw_batch *lw_batches(struct lw_reactor *r) { return r->batches; }
+struct lw_batch *lw_batches(struct lw_reactor *r) {
+  return r->batches;
+}
 
 int lw_poll(struct lw_reactor *r) {
   uint32_t count = 0;
@@ -176,7 +179,8 @@ static int audience_count(struct lw_reactor *r, uint32_t audience, uint32_t thre
 }
 
 static int push(struct lw_reactor *r, struct io_thread *t, const struct lw_command *command,
-                uint32_t head_size, const struct placed *placed, const void *rest, uint32_t rest_size) {
+                uint32_t head_size, const struct placed *placed, const void *rest,
+                uint32_t rest_size) {
   (void)r;
   uint32_t placed_size = placed == NULL ? 0 : (uint32_t)sizeof *placed;
   uint32_t size = (head_size + placed_size + rest_size + 7) & ~7u;
@@ -367,7 +371,8 @@ static void set_connection_options(int fd) {
 #endif
 }
 
-/* A bound socket; a listening one when `reuse`, so that every thread has its own. Returns it or -errno. */
+/* A bound socket; a listening one when `reuse`, so that every thread has its own. Returns it or
+ * -errno. */
 static int bind_socket(const struct sockaddr_storage *address, socklen_t size, int reuse) {
   int fd = socket(address->ss_family, SOCK_STREAM, 0);
   if (fd < 0) return -errno;
@@ -398,7 +403,8 @@ static int port_of(int fd) {
 }
 
 static void set_port(struct sockaddr_storage *address, int port) {
-  if (address->ss_family == AF_INET) ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
+  if (address->ss_family == AF_INET)
+    ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
   else ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
 }
 
@@ -406,7 +412,8 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   uint32_t index = r->listener_count;
   struct sockaddr_storage address;
   socklen_t size = 0;
-  if (o->size != sizeof *o || o->busy_size > sizeof o->busy || index == LISTENERS_MAX) return -EINVAL;
+  if (o->size != sizeof *o || o->busy_size > sizeof o->busy || index == LISTENERS_MAX)
+    return -EINVAL;
   if (o->protocol != LW_PROTOCOL_LONGWIRE && o->protocol != LW_PROTOCOL_MQTT) return -EINVAL;
   if (!tls_is_configured(r, o->tls)) return -EINVAL;
   int error = parse_address(o, &address, &size);
@@ -419,8 +426,10 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   if (port < 0) return port;
   set_port(&address, port);
   struct listener *l = &r->listeners[index];
-  *l = (struct listener){.protocol = (uint8_t)o->protocol, .busy_size = (uint8_t)o->busy_size,
-                         .tls = (uint8_t)o->tls, .flags = (uint8_t)o->flags};
+  *l = (struct listener){.protocol = (uint8_t)o->protocol,
+                         .busy_size = (uint8_t)o->busy_size,
+                         .tls = (uint8_t)o->tls,
+                         .flags = (uint8_t)o->flags};
   memcpy(l->busy, o->busy, o->busy_size);
   if (o->tls != 0) {
     l->busy_size = sizeof busy_alert;

@@ -1,5 +1,5 @@
-/* The in-flight window of one MQTT connection: QoS >= 1 messages sent and not yet acknowledged, oldest
- * first. It exists only while something is in flight. */
+/* The in-flight window of one MQTT connection: QoS >= 1 messages sent and not yet acknowledged,
+ * oldest first. It exists only while something is in flight. */
 #ifndef LONGWIRE_INFLIGHT_H
 #define LONGWIRE_INFLIGHT_H
 
@@ -14,7 +14,7 @@ enum inflight_state {
   INFLIGHT_RELEASED = 1, /* QoS 2: PUBREC came */
   INFLIGHT_RECEIVED = 2, /* the same, and the host is still to be told */
   INFLIGHT_DONE = 3,
-  INFLIGHT_SETTLED = 4, /* over, and the host is still to be told */
+  INFLIGHT_SETTLED = 4,  /* over, and the host is still to be told */
   INFLIGHT_RETURNED = 5, /* never sent, and the host is still to be told */
 };
 
@@ -22,7 +22,7 @@ struct inflight_entry {
   uint64_t seq;
   uint16_t packet_id;
   uint8_t qos;
-  uint8_t state; /* enum inflight_state */
+  uint8_t state;  /* enum inflight_state */
   uint32_t flags; /* enum lw_publish_flags, of its DELIVER */
 };
 
@@ -76,8 +76,8 @@ static inline int inflight_grow(struct inflight *w) {
   return 0;
 }
 
-/* The packet id after `last` that is free, at most `max`. Ids follow one another, so without ids of the
- * host's choice a window far smaller than `max` never meets one of its own. */
+/* The packet id after `last` that is free, at most `max`. Ids follow one another, so without ids of
+ * the host's choice a window far smaller than `max` never meets one of its own. */
 static inline uint16_t inflight_id_after(const struct inflight *w, uint16_t last, uint16_t max) {
   uint16_t id = last;
   do {
@@ -94,8 +94,8 @@ static inline uint16_t inflight_next_id(const struct inflight *w, uint16_t last)
 static inline int inflight_push(struct inflight *w, uint64_t seq, uint16_t packet_id, unsigned qos,
                                 int is_chosen) {
   if (w->count == w->capacity && inflight_grow(w) != 0) return -1;
-  *inflight_at(w, w->count) = (struct inflight_entry){.seq = seq, .packet_id = packet_id,
-                                                      .qos = (uint8_t)qos};
+  *inflight_at(w, w->count) =
+      (struct inflight_entry){.seq = seq, .packet_id = packet_id, .qos = (uint8_t)qos};
   w->count++;
   w->chosen += is_chosen != 0;
   return 0;
@@ -105,7 +105,8 @@ static inline int inflight_push(struct inflight *w, uint64_t seq, uint16_t packe
 static inline void inflight_drop_done(struct inflight *w) {
   while (w->count > 0 && inflight_at(w, 0)->state == INFLIGHT_DONE) {
     const struct inflight_entry *oldest = inflight_at(w, 0);
-    if (!(oldest->flags & LW_DELIVER_ASIDE) && oldest->seq > w->acked_seq) w->acked_seq = oldest->seq;
+    if (!(oldest->flags & LW_DELIVER_ASIDE) && oldest->seq > w->acked_seq)
+      w->acked_seq = oldest->seq;
     w->head = (w->head + 1) & (w->capacity - 1);
     w->count--;
   }

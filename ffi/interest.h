@@ -1,6 +1,7 @@
-/* What an epoll instance is told of a descriptor: known and wanted interest, and the one call that leads from
- * the first to the second. Any series of changes within a turn collapses to its last wish, so the merge rules
- * follow: ADD+MOD = ADD with the last mask, MOD+MOD = the last, ADD+DEL = nothing, DEL+ADD = MOD. */
+/* What an epoll instance is told of a descriptor: known and wanted interest, and the one call that
+ * leads from the first to the second. Any series of changes within a turn collapses to its last
+ * wish, so the merge rules follow: ADD+MOD = ADD with the last mask, MOD+MOD = the last, ADD+DEL =
+ * nothing, DEL+ADD = MOD. */
 #ifndef LONGWIRE_INTEREST_H
 #define LONGWIRE_INTEREST_H
 

@@ -1,18 +1,19 @@
-/* What the parts of the reactor share: connection, I/O thread, reactor, and the seam to the backend.
+// clang-format off
+/* What the parts of the reactor share: connection, I/O thread, reactor, the seam to the backend.
  *
  * The seam is at operations that complete. A backend is one file with these static functions:
  *
  *   backend_open(t), backend_shut(t)   per thread; open returns 0 or -errno
- *   backend_wait(t, timeout_ms)        runs what has completed through the calls below; -1 = no timeout
+ *   backend_wait(t, timeout_ms)        runs what has completed by the calls below; -1 = no timeout
  *   backend_wake(t)                    from the host: ends backend_wait
  *   backend_listen(t, index)           accepts on t->listen_fds[index] from now on; 0 or -errno
  *   backend_unlisten(t, index)         stops; the descriptor is closed by the backend
  *   backend_adopt(t, c)                c was just accepted: data may come; 0 or -errno
- *   backend_read(t, c)                 c wants data again after backend_read_stop, or its turn was over
- *   backend_read_stop(t, c)            c wants no data; what comes all the same is kept by received()
- *   backend_flush(t, c)                sends from c->out until it is empty or the transport takes no more
+ *   backend_read(t, c)                 c wants data again: after a stop, or its turn was over
+ *   backend_read_stop(t, c)            c wants no data; received() keeps what still comes
+ *   backend_flush(t, c)                sends from c->out until empty or the transport is full
  *   backend_end_write(t, c)            shutdown(SHUT_WR), when all is sent
- *   backend_close(t, c)                closes the descriptor, deferred; calls closed() when it is gone
+ *   backend_close(t, c)                closes the descriptor, deferred, then calls closed()
  *   backend_address(t, c)              finds c->peer_* and calls addressed(), at once or later
  *
  * and calls back, on its thread:
@@ -23,14 +24,14 @@
  *   failed(t, c)                       the transport failed
  *   sent(t, c, size)                   the first `size` bytes of c->out have left
  *   closed(t, c)                       the descriptor is gone: the slot may be used again
- *   sendable(t, c)                     how many entries at the front of c->out may be sent now, and no
- *                                      other may: with TLS they are encrypted by this call; 0 = none, or
- *                                      the connection has been closed
+ *   sendable(t, c)                     entries at the front of c->out that may be sent now: with
+ *                                      TLS this call encrypts them; 0 = none, or c was closed
  *
- * c->fd belongs to the backend: a descriptor, or an index of a registered table. Data may come unasked
- * (io_uring): received() copies aside what it cannot pass on. Memory in flight to the kernel is counted in
- * c->out->sending and not touched until sent().
+ * c->fd belongs to the backend: a descriptor, or an index of a registered table. Data may come
+ * unasked (io_uring): received() copies aside what it cannot pass on. Memory in flight to the
+ * kernel is counted in c->out->sending and not touched until sent().
  */
+// clang-format on
 #ifndef LONGWIRE_INTERNAL_H
 #define LONGWIRE_INTERNAL_H
 
@@ -69,29 +70,29 @@ enum connection_state {
 };
 
 enum connection_flags {
-  EXPOSED = 1 << 0,       /* the host knows it: CLOSED will be sent, RELEASE awaited */
-  RELEASED = 1 << 1,      /* the host has given the slot back */
+  EXPOSED = 1 << 0,  /* the host knows it: CLOSED will be sent, RELEASE awaited */
+  RELEASED = 1 << 1, /* the host has given the slot back */
   DESCRIPTOR_GONE = 1 << 2,
-  READ_STOPPED = 1 << 3,  /* by the host or by a violation */
-  STALLED = 1 << 4,       /* the ring was full: frames wait in `kept` */
-  END_PENDING = 1 << 5,   /* the stream ended behind those frames */
-  WRITE_ENDED = 1 << 6,   /* SHUT_WR is done or asked for */
-  BEHIND = 1 << 7,        /* stored messages are not delivered live */
-  ROOM_WANTED = 1 << 8,   /* say so when there is room for more */
+  READ_STOPPED = 1 << 3, /* by the host or by a violation */
+  STALLED = 1 << 4,      /* the ring was full: frames wait in `kept` */
+  END_PENDING = 1 << 5,  /* the stream ended behind those frames */
+  WRITE_ENDED = 1 << 6,  /* SHUT_WR is done or asked for */
+  BEHIND = 1 << 7,       /* stored messages are not delivered live */
+  ROOM_WANTED = 1 << 8,  /* say so when there is room for more */
   REPORT_ACKS = 1 << 9,
-  IS_DIRTY = 1 << 10,     /* in t->dirty: flush at the end of the turn */
-  IS_EVENTFUL = 1 << 11,  /* in t->eventful */
-  IS_READY = 1 << 12,     /* in t->ready: has more to read */
-  IS_ARMED = 1 << 13,     /* in the wheel */
-  IS_BUSY_REFUSAL = 1 << 14, /* over the limit, being told */
-  IS_COUNTED = 1 << 15,   /* in the number of connections */
-  TLS_QUEUED = 1 << 16,   /* in a list of its thread's handshakes: what comes waits */
-  AWAITS_PROXY = 1 << 17, /* a PROXY header comes first */
-  MUST_NOT_PROXY = 1 << 18, /* it must not, and what came is too short to tell */
+  IS_DIRTY = 1 << 10,          /* in t->dirty: flush at the end of the turn */
+  IS_EVENTFUL = 1 << 11,       /* in t->eventful */
+  IS_READY = 1 << 12,          /* in t->ready: has more to read */
+  IS_ARMED = 1 << 13,          /* in the wheel */
+  IS_BUSY_REFUSAL = 1 << 14,   /* over the limit, being told */
+  IS_COUNTED = 1 << 15,        /* in the number of connections */
+  TLS_QUEUED = 1 << 16,        /* in a list of its thread's handshakes: what comes waits */
+  AWAITS_PROXY = 1 << 17,      /* a PROXY header comes first */
+  MUST_NOT_PROXY = 1 << 18,    /* it must not, and what came is too short to tell */
   IS_SOURCE_COUNTED = 1 << 19, /* in the connections of its source */
-  AWAITS_ADDRESS = 1 << 20, /* addressed() has not been called */
-  HOLD_RELEASES = 1 << 21, /* LW_ACTIVATE_HOLD_RELEASES */
-  BROKEN = 1 << 22,       /* the peer violated the protocol: nothing more is read from it */
+  AWAITS_ADDRESS = 1 << 20,    /* addressed() has not been called */
+  HOLD_RELEASES = 1 << 21,     /* LW_ACTIVATE_HOLD_RELEASES */
+  BROKEN = 1 << 22,            /* the peer violated the protocol: nothing more is read from it */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -104,21 +105,23 @@ enum pending_events {
   PENDING_SETTLED = 1 << 5,
 };
 
-/* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for. */
+/* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for.
+ */
 struct kept {
   uint32_t size;
   uint32_t capacity;
   uint8_t bytes[];
 };
 
-/* A million of these are held: fields are ordered by size, lists of connections live in the thread. */
+/* A million of these are held: fields are ordered by size, lists of connections live in the thread.
+ */
 struct connection {
   struct tls *tls; /* NULL = none */
   struct kept *kept;
   struct out_queue *out;
   struct inflight *inflight;
-  uint64_t behind_seq;   /* first stored message not delivered; 0 = none yet */
-  uint64_t reached_seq;  /* the last one that was sent here; once closed: lw_closed.seen_seq */
+  uint64_t behind_seq;  /* first stored message not delivered; 0 = none yet */
+  uint64_t reached_seq; /* the last one that was sent here; once closed: lw_closed.seen_seq */
   struct timer_node timer;
   int32_t fd;
   uint32_t generation;
@@ -141,7 +144,7 @@ struct connection {
   uint8_t interest;        /* the backend's: what the kernel has been told */
   uint8_t interest_wanted; /* the backend's: what it shall be told, when on the change list */
   uint8_t backend_flags;
-  uint8_t behind_count;  /* LW_EVENT_BEHIND so far, 1 to 255 and round again; 0 = none */
+  uint8_t behind_count;   /* LW_EVENT_BEHIND so far, 1 to 255 and round again; 0 = none */
   uint32_t deliver_count; /* see LW_EVENT_ROOM */
 };
 _Static_assert(sizeof(struct connection) <= 128, "a connection takes two cache lines");
@@ -173,8 +176,8 @@ struct io_thread {
   pthread_t thread;
   struct ring ring;
   struct command_queue commands;
-  uint32_t sleeping;      /* atomic: in backend_wait, a command must wake it */
-  uint32_t ring_wanted;   /* atomic: the host's lw_release must wake it */
+  uint32_t sleeping;        /* atomic: in backend_wait, a command must wake it */
+  uint32_t ring_wanted;     /* atomic: the host's lw_release must wake it */
   uint32_t listeners_asked; /* atomic: listeners that the host has set up */
   uint32_t listeners_seen;
   uint32_t unlisten_asked; /* atomic: end that many listeners; 0 = nothing is asked */
@@ -192,18 +195,18 @@ struct io_thread {
   uint64_t now_ms; /* monotonic, as of this turn */
   uint32_t now_s;  /* Unix time */
   uint32_t busy_count;
-  uint64_t seen_seq; /* every stored PUBLISH up to it has been carried out in all its forms */
+  uint64_t seen_seq;  /* every stored PUBLISH up to it has been carried out in all its forms */
   uint64_t head_told; /* ring head when the host was last woken */
   struct out_queue *spare_queues;
   uint32_t spare_queue_count;
   struct tls_thread *tls; /* NULL = no TLS connection has been here */
-  struct lw_stats stats; /* this thread's; others read it */
+  struct lw_stats stats;  /* this thread's; others read it */
 };
 
 /* Where the host keeps on which threads an audience has members. */
 struct host_audience {
   uint32_t members;
-  uint32_t thread; /* the one, or WHEEL_NONE = see counts */
+  uint32_t thread;  /* the one, or WHEEL_NONE = see counts */
   uint32_t *counts; /* by thread; NULL while there is one */
 };
 
@@ -258,7 +261,8 @@ static const char *backend_name(void);
 /* The reactor's side. */
 static struct connection *accepted(struct io_thread *t, uint32_t index, int fd);
 static void addressed(struct io_thread *t, struct connection *c);
-static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size);
+static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                     uint32_t size);
 static void failed(struct io_thread *t, struct connection *c);
 static void sent(struct io_thread *t, struct connection *c, uint32_t size);
 static void closed(struct io_thread *t, struct connection *c);

@@ -1,7 +1,7 @@
-/* What waits to be sent on one connection: stretches of blocks, oldest first. Frames that lie together in a
- * block are one entry, so a pipelined fan-out is one stretch of shared memory a connection. A queue exists
- * only while something waits. Invariant: bytes from the head up to `sent` have left, and what the backend
- * has in flight is not changed or dropped. */
+/* What waits to be sent on one connection: stretches of blocks, oldest first. Frames that lie
+ * together in a block are one entry, so a pipelined fan-out is one stretch of shared memory a
+ * connection. A queue exists only while something waits. Invariant: bytes from the head up to
+ * `sent` have left, and what the backend has in flight is not changed or dropped. */
 #ifndef LONGWIRE_OUT_QUEUE_H
 #define LONGWIRE_OUT_QUEUE_H
 
@@ -32,16 +32,16 @@ struct out_queue {
   struct out_entry *entries; /* ring */
   uint32_t head;
   uint32_t count;
-  uint32_t capacity; /* power of two */
-  uint32_t sent;     /* bytes of the first entry that have left */
-  uint32_t bytes;    /* waiting */
-  uint32_t sending;  /* bytes that the backend has in flight, from the front */
-  uint32_t since;    /* when it last made progress, ms */
-  uint32_t blocked;  /* the transport took no more: shared memory is not held on to */
-  uint32_t sealed;       /* TLS: entries at the front that are ciphertext (out_seal.h) */
-  uint32_t sealed_bytes; /* of them that have not left */
-  uint32_t sealed_part;  /* bytes of the first entry behind them that are ciphertext by now */
-  struct block *tail; /* private block that takes more; one reference; NULL = none */
+  uint32_t capacity;      /* power of two */
+  uint32_t sent;          /* bytes of the first entry that have left */
+  uint32_t bytes;         /* waiting */
+  uint32_t sending;       /* bytes that the backend has in flight, from the front */
+  uint32_t since;         /* when it last made progress, ms */
+  uint32_t blocked;       /* the transport took no more: shared memory is not held on to */
+  uint32_t sealed;        /* TLS: entries at the front that are ciphertext (out_seal.h) */
+  uint32_t sealed_bytes;  /* of them that have not left */
+  uint32_t sealed_part;   /* bytes of the first entry behind them that are ciphertext by now */
+  struct block *tail;     /* private block that takes more; one reference; NULL = none */
   struct out_queue *next; /* in the thread's pool */
 };
 
@@ -99,17 +99,21 @@ static inline int out_push(struct out_queue *q, struct block *block, uint32_t of
     }
   }
   if (q->count == q->capacity && out_queue_grow(q) != 0) return -1;
-  *out_at(q, q->count) = (struct out_entry){.block = block_keep(block), .offset = offset, .size = size,
-                                            .droppable = (uint32_t)droppable, .key = key,
+  *out_at(q, q->count) = (struct out_entry){.block = block_keep(block),
+                                            .offset = offset,
+                                            .size = size,
+                                            .droppable = (uint32_t)droppable,
+                                            .key = key,
                                             .audience = audience};
   q->count++;
   q->bytes += size;
   return 0;
 }
 
-/* Copies bytes into the queue's private memory. Returns where they lie, or NULL (no memory): a packet id may
- * still be written there in this turn. */
-static inline uint8_t *out_copy(struct out_queue *q, const void *bytes, uint32_t size, int droppable) {
+/* Copies bytes into the queue's private memory. Returns where they lie, or NULL (no memory): a
+ * packet id may still be written there in this turn. */
+static inline uint8_t *out_copy(struct out_queue *q, const void *bytes, uint32_t size,
+                                int droppable) {
   if (q->tail == NULL || block_room(q->tail) < size) {
     uint32_t capacity = q->tail == NULL ? OUT_PRIVATE_BYTES_MIN : q->tail->capacity * 2;
     if (capacity > OUT_PRIVATE_BYTES_MAX) capacity = OUT_PRIVATE_BYTES_MAX;
@@ -152,7 +156,8 @@ static inline void out_consume(struct out_queue *q, uint32_t size) {
   }
 }
 
-/* Where the frame that begins at `at` ends; the rest of the stretch is one frame when it is broken. */
+/* Where the frame that begins at `at` ends; the rest of the stretch is one frame when it is broken.
+ */
 static inline uint32_t out_frame_end(const struct out_entry *e, uint32_t at, unsigned protocol) {
   struct cut cut = cut_frame(protocol, e->block->bytes + e->offset + at, e->size - at);
   return cut.size == 0 || cut.size > e->size - at ? e->size : at + (uint32_t)cut.size;
@@ -198,8 +203,8 @@ static inline int out_cut(struct out_queue *q, uint32_t i, uint32_t from, uint32
   return 0;
 }
 
-/* Drops the oldest QoS 0 frames until `needed` bytes are free under `limit`, or none is left to drop.
- * Returns how many frames went. */
+/* Drops the oldest QoS 0 frames until `needed` bytes are free under `limit`, or none is left to
+ * drop. Returns how many frames went. */
 static inline uint32_t out_drop_oldest(struct out_queue *q, uint32_t needed, uint32_t limit,
                                        unsigned protocol) {
   uint32_t dropped = 0;
@@ -224,10 +229,11 @@ static inline uint32_t out_drop_oldest(struct out_queue *q, uint32_t needed, uin
   return dropped;
 }
 
-/* Puts a newer frame in the place of the one that waits with the same key and audience. Returns 1 when there
- * was one that could be replaced. */
-static inline int out_replace(struct out_queue *q, uint32_t key, uint32_t audience, struct block *block,
-                              uint32_t offset, uint32_t size, unsigned protocol) {
+/* Puts a newer frame in the place of the one that waits with the same key and audience. Returns 1
+ * when there was one that could be replaced. */
+static inline int out_replace(struct out_queue *q, uint32_t key, uint32_t audience,
+                              struct block *block, uint32_t offset, uint32_t size,
+                              unsigned protocol) {
   for (uint32_t i = q->count; i-- > 0;) {
     struct out_entry *e = out_at(q, i);
     if (e->key != key || e->audience != audience) continue;
@@ -242,7 +248,8 @@ static inline int out_replace(struct out_queue *q, uint32_t key, uint32_t audien
   return 0;
 }
 
-/* The transport is blocked: what holds on to much more shared memory than it has to send is copied. */
+/* The transport is blocked: what holds on to much more shared memory than it has to send is copied.
+ */
 static inline void out_detach(struct out_queue *q) {
   uint64_t in_flight = q->sending;
   for (uint32_t i = 0; i < q->count; i++) {
@@ -257,8 +264,8 @@ static inline void out_detach(struct out_queue *q) {
     struct block *own = block_new(left);
     if (own == NULL) return;
     block_append(own, e->block->bytes + e->offset + skip, left);
-    /* A frame partly sent keeps only its rest: its border is lost, so it can no longer be dropped or
-     * replaced. */
+    /* A frame partly sent keeps only its rest: its border is lost, so it can no longer be dropped
+     * or replaced. */
     if (skip > 0) e->droppable = e->key = 0;
     block_drop(e->block);
     e->block = own;

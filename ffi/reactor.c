@@ -1,7 +1,7 @@
-/* The reactor: I/O threads that hold the connections, and the turn that each of them repeats. The parts are in
- * the headers, in the order in which they build on one another: block, ring, command_queue, audience, frames,
- * inflight, out_queue, wheel; internal (structs, and the seam to the backend), connection, stream, deliver,
- * host. One backend is included at the end. */
+/* The reactor: I/O threads that hold the connections, and the turn that each of them repeats. The
+ * parts are in the headers, in the order in which they build on one another: block, ring,
+ * command_queue, audience, frames, inflight, out_queue, wheel; internal (structs, and the seam to
+ * the backend), connection, stream, deliver, host. One backend is included at the end. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -51,7 +51,8 @@ static void update_listeners(struct io_thread *t) {
 static void timed_out(struct io_thread *t, struct connection *c) {
   uint32_t now = (uint32_t)t->now_ms;
   uint32_t stall_ms = t->reactor->options.write_stall_ms;
-  int is_stalled = c->out != NULL && c->out->bytes > 0 && (int32_t)(now - c->out->since) >= (int32_t)stall_ms;
+  int is_stalled =
+      c->out != NULL && c->out->bytes > 0 && (int32_t)(now - c->out->since) >= (int32_t)stall_ms;
   if (c->state == DRAINING) return close_now(t, c);
   if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
   if (c->state == HANDSHAKING && tls_is_waiting(c)) return refuse(t, c, LW_CODE_TLS_BUSY);
@@ -180,8 +181,8 @@ static void thread_free(struct io_thread *t) {
     out_queue_free(t->spare_queues);
     t->spare_queues = next;
   }
-  struct slot_list *lists[] = {&t->free_slots, &t->dirty, &t->eventful, &t->ready, &t->ready_now,
-                               &t->stalled};
+  struct slot_list *lists[] = {&t->free_slots, &t->dirty,     &t->eventful,
+                               &t->ready,      &t->ready_now, &t->stalled};
   for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) slot_list_free(lists[i]);
   tls_thread_free(t);
   audience_table_free(&t->audiences);
@@ -237,7 +238,8 @@ static int options_problem(const struct lw_options *o) {
   return (uint64_t)o->frame_bytes_max * 2 + 1024 > o->ring_bytes;
 }
 
-/* Descriptors that are not connections': listeners, the host's store and HTTP, its runtime's own. */
+/* Descriptors that are not connections': listeners, the host's store and HTTP, its runtime's own.
+ */
 #define DESCRIPTORS_RESERVED 256
 /* "Unlimited" has to end somewhere: memory is the bound then. */
 #define CONNECTIONS_AUTO_MAX (1u << 20)
@@ -251,7 +253,8 @@ uint32_t lw_connections_possible(uint32_t thread_count) {
   (void)thread_count;
 #endif
   if (limit.rlim_cur >= CONNECTIONS_AUTO_MAX + DESCRIPTORS_RESERVED) return CONNECTIONS_AUTO_MAX;
-  return limit.rlim_cur > DESCRIPTORS_RESERVED ? (uint32_t)limit.rlim_cur - DESCRIPTORS_RESERVED : 1;
+  return limit.rlim_cur > DESCRIPTORS_RESERVED ? (uint32_t)limit.rlim_cur - DESCRIPTORS_RESERVED
+                                               : 1;
 }
 
 uint32_t lw_connections_max(const struct lw_reactor *r) { return r->options.connections_max; }

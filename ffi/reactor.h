@@ -1,10 +1,10 @@
 /* The contract between the reactor (C) and the service (TypeScript, or the native tests).
  *
- * Two kinds of thread meet here. The *host* is the one thread that calls these functions (JavaScript's);
- * every function is the host's unless its comment says otherwise. *I/O threads* are the reactor's own.
- * Events travel from each I/O thread to the host through one single-producer single-consumer ring;
- * commands travel back through one single-producer single-consumer queue for each I/O thread. Neither
- * side ever waits for the other's lock.
+ * Two kinds of thread meet here. The *host* is the one thread that calls these functions
+ * (JavaScript's); every function is the host's unless its comment says otherwise. *I/O threads* are
+ * the reactor's own. Events travel from each I/O thread to the host through one single-producer
+ * single-consumer ring; commands travel back through one single-producer single-consumer queue for
+ * each I/O thread. Neither side ever waits for the other's lock.
  *
  * Everything is little-endian; records start at multiples of 8 bytes.
  */
@@ -16,8 +16,8 @@
 
 #define LW_ABI_VERSION 1u
 
-/* A connection is named by `conn` = thread << 24 | slot, and by the generation of that slot. A pair whose
- * generation is over is stale: commands for it are counted no-ops. Both fit 31 bits. */
+/* A connection is named by `conn` = thread << 24 | slot, and by the generation of that slot. A pair
+ * whose generation is over is stale: commands for it are counted no-ops. Both fit 31 bits. */
 #define LW_CONN_NONE 0x7fffffffu
 #define LW_THREADS_MAX 127u
 #define LW_AUDIENCE_NONE 0xffffffffu
@@ -26,8 +26,9 @@
 /* How a listener cuts frames, and what C answers by itself. */
 enum lw_protocol {
   LW_PROTOCOL_LONGWIRE = 1, /* u32 + u8 type; heartbeats (type 1) are answered in C */
-  LW_PROTOCOL_MQTT = 2,     /* fixed header + variable length; PINGREQ answered, PUBACK/PUBREC/PUBCOMP
-                               matched against the in-flight window in C */
+  /* fixed header + variable length; PINGREQ answered, PUBACK/PUBREC/PUBCOMP matched against the
+   * in-flight window in C */
+  LW_PROTOCOL_MQTT = 2,
 };
 
 /* Numbers of core/codes.ts that the reactor finds by itself. */
@@ -59,25 +60,30 @@ enum lw_code {
 /* ------------------------------------------------------------------ events, I/O thread -> host */
 
 enum lw_event_type {
-  LW_EVENT_PAD = 0,       /* fills the ring to its end; skip `size` bytes */
-  LW_EVENT_FRAME = 1,     /* body: one whole frame, header included. argument: listener id.
-                             code: 1 on the first frame of a connection, else 0 */
-  LW_EVENT_VIOLATION = 2, /* the peer broke the framing or a limit; code says how. Reading has stopped;
-                             the host answers as the protocol wants and closes */
-  LW_EVENT_CLOSED = 3,    /* the connection is gone; code says why. body: struct lw_closed. The slot stays
-                             the host's until LW_COMMAND_RELEASE */
-  LW_EVENT_ACKED = 4,     /* body: u64 seq. Every stored message up to it that was delivered here has been
-                             acknowledged. Only with LW_ACTIVATE_REPORT_ACKS; at most two a turn */
-  LW_EVENT_BEHIND = 5,    /* body: u64 seq, the first stored message that was NOT delivered here. None is,
-                             until LW_COMMAND_LIVE: the host replays from the log. argument: number of
-                             the event, see LW_LIVE_SEEN */
-  LW_EVENT_ROOM = 6,      /* for a connection that is behind: its out-queue has drained; argument: how many
-                             more messages its in-flight window takes (LW_EVENT_ROOM follows again after
-                             the next LW_COMMAND_DELIVER has drained). body: u64, how many DELIVERs it
-                             has had (LW_DELIVER_SHARED aside): those that were on their way when this was
-                             said take room too */
-  LW_EVENT_SETTLED = 7,   /* body: struct lw_inflight, one for each message whose exchange has come to what
-                             its field `released` says (enum lw_settled) */
+  LW_EVENT_PAD = 0,   /* fills the ring to its end; skip `size` bytes */
+  LW_EVENT_FRAME = 1, /* body: one whole frame, header included. argument: listener id.
+                         code: 1 on the first frame of a connection, else 0 */
+  /* the peer broke the framing or a limit; code says how. Reading has stopped; the host answers
+   * as the protocol wants and closes */
+  LW_EVENT_VIOLATION = 2,
+  /* the connection is gone; code says why. body: struct lw_closed. The slot stays the host's
+   * until LW_COMMAND_RELEASE */
+  LW_EVENT_CLOSED = 3,
+  /* body: u64 seq. Every stored message up to it that was delivered here has been acknowledged.
+   * Only with LW_ACTIVATE_REPORT_ACKS; at most two a turn */
+  LW_EVENT_ACKED = 4,
+  /* body: u64 seq, the first stored message that was NOT delivered here. None is, until
+   * LW_COMMAND_LIVE: the host replays from the log. argument: number of the event, see
+   * LW_LIVE_SEEN */
+  LW_EVENT_BEHIND = 5,
+  /* for a connection that is behind: its out-queue has drained; argument: how many more messages
+   * its in-flight window takes (LW_EVENT_ROOM follows again after the next LW_COMMAND_DELIVER
+   * has drained). body: u64, how many DELIVERs it has had (LW_DELIVER_SHARED aside): those that
+   * were on their way when this was said take room too */
+  LW_EVENT_ROOM = 6,
+  /* body: struct lw_inflight, one for each message whose exchange has come to what its field
+   * `released` says (enum lw_settled) */
+  LW_EVENT_SETTLED = 7,
 };
 
 struct lw_event {
@@ -91,10 +97,11 @@ struct lw_event {
 };
 
 enum lw_settled {
-  LW_SETTLED_ACKED = 0,    /* a message of LW_DELIVER_SETTLE: the exchange is over */
-  LW_SETTLED_RETURNED = 1, /* a message of LW_DELIVER_SHARED: the window had no room, it was not sent */
-  LW_SETTLED_RECEIVED = 2, /* LW_ACTIVATE_HOLD_RELEASES: PUBREC came, PUBREL is the host's to send; ACKED
-                              follows */
+  LW_SETTLED_ACKED = 0, /* a message of LW_DELIVER_SETTLE: the exchange is over */
+  /* a message of LW_DELIVER_SHARED: the window had no room, it was not sent */
+  LW_SETTLED_RETURNED = 1,
+  /* LW_ACTIVATE_HOLD_RELEASES: PUBREC came, PUBREL is the host's to send; ACKED follows */
+  LW_SETTLED_RECEIVED = 2,
 };
 
 /* One unacknowledged message of a closed connection, oldest first. */
@@ -107,14 +114,14 @@ struct lw_inflight {
 };
 
 struct lw_closed {
-  uint64_t seen_seq;      /* no stored message after this one reached the connection's queue */
-  uint64_t behind_seq;    /* first one missed when it was behind; 0 = it was not behind */
+  uint64_t seen_seq;       /* no stored message after this one reached the connection's queue */
+  uint64_t behind_seq;     /* first one missed when it was behind; 0 = it was not behind */
   uint32_t inflight_count; /* struct lw_inflight follow */
   uint32_t protocol;
 };
 
-/* A stretch of one ring, ready to be walked. At most two a ring and poll are never needed: a record does
- * not wrap. Offsets are into the ring memory that lw_ring() names. */
+/* A stretch of one ring, ready to be walked. At most two a ring and poll are never needed: a record
+ * does not wrap. Offsets are into the ring memory that lw_ring() names. */
 struct lw_batch {
   uint32_t thread;
   uint32_t begin;
@@ -124,25 +131,30 @@ struct lw_batch {
 
 /* ------------------------------------------------------------------ commands, host -> I/O threads
  *
- * The host writes any number of records into one buffer and submits them with one call. They take effect
- * in order, per connection and between publishes. lw_submit copies what it keeps. */
+ * The host writes any number of records into one buffer and submits them with one call. They take
+ * effect in order, per connection and between publishes. lw_submit copies what it keeps. */
 
 enum lw_command_type {
   LW_COMMAND_SEND = 1,     /* struct lw_command_send + bytes: whole frames, never dropped */
   LW_COMMAND_ACTIVATE = 2, /* struct lw_command_activate: the handshake is over */
   LW_COMMAND_CLOSE = 3,    /* struct lw_command_close: flush, shut down writing, linger, close */
-  LW_COMMAND_RELEASE = 4,  /* struct lw_command: the host has seen LW_EVENT_CLOSED; the slot may be reused */
-  LW_COMMAND_JOIN = 5,     /* struct lw_command_audience; joining twice is a no-op */
-  LW_COMMAND_LEAVE = 6,    /* struct lw_command_audience: of what was joined; also valid between CLOSED and
-                              RELEASE, and due by then: the slot's next connection would inherit it */
-  LW_COMMAND_PUBLISH = 7,  /* struct lw_command_publish + audience ids + bytes */
-  LW_COMMAND_DELIVER = 8,  /* struct lw_command_deliver + bytes: one stored message to one connection that
-                              is behind (replay, redelivery) */
-  LW_COMMAND_BEHIND = 9,   /* struct lw_command: deliver no stored message live until LIVE; ROOM follows */
-  LW_COMMAND_LIVE = 10,    /* struct lw_command: the host has replayed all that was published before this
-                              command; stored messages are delivered live from here on */
-  LW_COMMAND_PAUSE = 11,   /* struct lw_command: stop reading from the connection */
-  LW_COMMAND_RESUME = 12,  /* struct lw_command: read again */
+  /* struct lw_command: the host has seen LW_EVENT_CLOSED; the slot may be reused */
+  LW_COMMAND_RELEASE = 4,
+  LW_COMMAND_JOIN = 5, /* struct lw_command_audience; joining twice is a no-op */
+  /* struct lw_command_audience: of what was joined; also valid between CLOSED and RELEASE, and
+   * due by then: the slot's next connection would inherit it */
+  LW_COMMAND_LEAVE = 6,
+  LW_COMMAND_PUBLISH = 7, /* struct lw_command_publish + audience ids + bytes */
+  /* struct lw_command_deliver + bytes: one stored message to one connection that is behind
+   * (replay, redelivery) */
+  LW_COMMAND_DELIVER = 8,
+  /* struct lw_command: deliver no stored message live until LIVE; ROOM follows */
+  LW_COMMAND_BEHIND = 9,
+  /* struct lw_command: the host has replayed all that was published before this command; stored
+   * messages are delivered live from here on */
+  LW_COMMAND_LIVE = 10,
+  LW_COMMAND_PAUSE = 11,  /* struct lw_command: stop reading from the connection */
+  LW_COMMAND_RESUME = 12, /* struct lw_command: read again */
 };
 
 struct lw_command {
@@ -154,9 +166,9 @@ struct lw_command {
 };
 
 enum lw_live_flags {
-  /* The low byte is the argument of the last LW_EVENT_BEHIND of this connection that the host has seen, 0 =
-   * none. When a later one is on its way, LIVE does nothing: the host has not replayed what that one misses,
-   * and ROOM and another LIVE follow. */
+  /* The low byte is the argument of the last LW_EVENT_BEHIND of this connection that the host has
+   * seen, 0 = none. When a later one is on its way, LIVE does nothing: the host has not replayed
+   * what that one misses, and ROOM and another LIVE follow. */
   LW_LIVE_SEEN = 1 << 8,
 };
 
@@ -168,9 +180,10 @@ struct lw_command_send {
 
 enum lw_activate_flags {
   LW_ACTIVATE_REPORT_ACKS = 1, /* send LW_EVENT_ACKED */
-  /* A session that outlives this process, QoS 2: PUBREC goes to the host (LW_SETTLED_RECEIVED), which says
-   * PUBREL when it has written that down; and the packet id of a message follows from its seq (from
-   * LW_HELD_ID_MIN on), so that it is the same one when the message is sent again after a crash. */
+  /* A session that outlives this process, QoS 2: PUBREC goes to the host (LW_SETTLED_RECEIVED),
+   * which says PUBREL when it has written that down; and the packet id of a message follows from
+   * its seq (from LW_HELD_ID_MIN on), so that it is the same one when the message is sent again
+   * after a crash. */
   LW_ACTIVATE_HOLD_RELEASES = 2,
 };
 
@@ -178,10 +191,11 @@ enum lw_activate_flags {
 
 struct lw_command_activate {
   struct lw_command head;
-  uint32_t keepalive_ms;   /* close after this much silence; 0 = never */
-  uint32_t inflight_max;   /* QoS >= 1 messages in flight to it; 0 = no window is kept */
-  uint32_t frame_bytes_max; /* frames to it must not be larger (MQTT 5 Maximum Packet Size): larger ones are
-                               dropped and counted; 0 = the reactor's own bound */
+  uint32_t keepalive_ms; /* close after this much silence; 0 = never */
+  uint32_t inflight_max; /* QoS >= 1 messages in flight to it; 0 = no window is kept */
+  /* frames to it must not be larger (MQTT 5 Maximum Packet Size): larger ones are dropped and
+   * counted; 0 = the reactor's own bound */
+  uint32_t frame_bytes_max;
   uint32_t zero;
 };
 
@@ -199,21 +213,25 @@ struct lw_command_audience {
 
 /* flags of PUBLISH and DELIVER */
 enum lw_publish_flags {
-  LW_PUBLISH_QOS = 3,   /* mask: 0 = droppable; 1, 2 = stored */
-  LW_DELIVER_ASIDE = 4, /* out of the log's order (a retained message): moves neither ACKED nor
-                           lw_closed.seen_seq */
+  LW_PUBLISH_QOS = 3,    /* mask: 0 = droppable; 1, 2 = stored */
+  LW_DELIVER_ASIDE = 4,  /* out of the log's order (a retained message): moves neither ACKED nor
+                            lw_closed.seen_seq */
   LW_DELIVER_SETTLE = 8, /* LW_EVENT_SETTLED says when it is acknowledged */
-  LW_DELIVER_SHARED = 16, /* DELIVER to a connection that need not be behind (a shared subscription): comes
-                             back when there is no room. With ASIDE and SETTLE */
+  /* DELIVER to a connection that need not be behind (a shared subscription): comes back when
+   * there is no room. With ASIDE and SETTLE */
+  LW_DELIVER_SHARED = 16,
 };
 
 struct lw_command_publish {
   struct lw_command head;
-  uint64_t seq;            /* place in the log; 0 = not stored */
-  uint32_t stamp;          /* same stamp = same message: a connection that has had it is skipped. Never 0 */
-  uint32_t key;            /* hash of the conflation key; 0 = none. A waiting QoS 0 message with the same
-                              key and audience is replaced */
-  uint32_t packet_id_at;   /* byte offset of the two packet id bytes in the frame, or LW_PACKET_ID_NONE */
+  uint64_t seq; /* place in the log; 0 = not stored */
+  /* same stamp = same message: a connection that has had it is skipped. Never 0 */
+  uint32_t stamp;
+  /* hash of the conflation key; 0 = none. A waiting QoS 0 message with the same key and audience
+   * is replaced */
+  uint32_t key;
+  /* byte offset of the two packet id bytes in the frame, or LW_PACKET_ID_NONE */
+  uint32_t packet_id_at;
   uint32_t audience_count;
   uint32_t body_size;
   uint32_t zero;
@@ -224,9 +242,9 @@ struct lw_command_deliver {
   struct lw_command head;
   uint64_t seq;
   uint32_t packet_id_at;
-  uint32_t packet_id;  /* use this id (redelivery); 0 = take the next free one */
+  uint32_t packet_id; /* use this id (redelivery); 0 = take the next free one */
   uint32_t body_size;
-  uint32_t released;   /* QoS 2 redelivery after PUBREC: the frame is a PUBREL */
+  uint32_t released; /* QoS 2 redelivery after PUBREC: the frame is a PUBREL */
 };
 
 /* ------------------------------------------------------------------ life */
@@ -236,7 +254,7 @@ struct lw_options {
   uint32_t size;        /* sizeof(struct lw_options) */
   uint32_t thread_count;
   uint32_t connections_max; /* 0 = as many as this process may have descriptors for */
-  uint32_t ring_bytes;               /* power of two */
+  uint32_t ring_bytes;      /* power of two */
   uint32_t frame_bytes_max;
   uint32_t handshake_frame_bytes_max;
   uint32_t handshake_timeout_ms;
@@ -253,44 +271,45 @@ struct lw_options {
 };
 
 enum lw_listen_flags {
-  LW_LISTEN_PROXY = 1, /* a PROXY header comes first from those of lw_trust_proxies, from nobody else */
+  /* a PROXY header comes first from those of lw_trust_proxies, from nobody else */
+  LW_LISTEN_PROXY = 1,
 };
 
 struct lw_listen_options {
-  uint32_t size;     /* sizeof(struct lw_listen_options) */
-  uint32_t protocol; /* enum lw_protocol */
-  uint32_t port;     /* 0 = the kernel picks one */
+  uint32_t size;      /* sizeof(struct lw_listen_options) */
+  uint32_t protocol;  /* enum lw_protocol */
+  uint32_t port;      /* 0 = the kernel picks one */
   uint32_t busy_size; /* bytes at the end of this struct that answer a connection over a limit;
                          with TLS an alert does */
   uint32_t tls;       /* 0 = none; else 1 + the context of lw_tls_configure */
   uint32_t flags;     /* enum lw_listen_flags */
-  char address[48];  /* numeric IPv4 or IPv6, NUL-terminated */
+  char address[48];   /* numeric IPv4 or IPv6, NUL-terminated */
   uint8_t busy[64];
 };
 
 /* Sums over all I/O threads. */
 struct lw_stats {
-  uint64_t connections;      /* open now */
+  uint64_t connections; /* open now */
   uint64_t accepted;
-  uint64_t frames_in;        /* handed to the host */
-  uint64_t heartbeats_in;    /* answered in C */
-  uint64_t acks_in;          /* PUBACK, PUBREC, PUBCOMP matched in C */
+  uint64_t frames_in;     /* handed to the host */
+  uint64_t heartbeats_in; /* answered in C */
+  uint64_t acks_in;       /* PUBACK, PUBREC, PUBCOMP matched in C */
   uint64_t bytes_in;
   uint64_t bytes_out;
-  uint64_t sends;            /* send system calls or operations */
+  uint64_t sends; /* send system calls or operations */
   uint64_t receives;
-  uint64_t publishes;        /* PUBLISH commands carried out, counted once a thread */
-  uint64_t deliveries;       /* frames put into out-queues by PUBLISH and DELIVER */
+  uint64_t publishes;  /* PUBLISH commands carried out, counted once a thread */
+  uint64_t deliveries; /* frames put into out-queues by PUBLISH and DELIVER */
   uint64_t stale_commands;
-  uint64_t wakeups;          /* of the host */
-  uint64_t turns;            /* of the I/O threads */
-  uint64_t ring_full;        /* times that reading stopped for a full ring */
-  uint64_t out_queue_bytes;  /* waiting now */
-  uint64_t tls_handshakes;   /* completed */
-  uint64_t tls_resumed;      /* of those, by a ticket */
-  uint64_t tls_handshaking;  /* under way now */
-  uint64_t tls_objects;      /* connections that hold an OpenSSL object after it: some 14 KB each */
-  uint64_t sources_untracked; /* connects of sources that the table had no room for */
+  uint64_t wakeups;         /* of the host */
+  uint64_t turns;           /* of the I/O threads */
+  uint64_t ring_full;       /* times that reading stopped for a full ring */
+  uint64_t out_queue_bytes; /* waiting now */
+  uint64_t tls_handshakes;  /* completed */
+  uint64_t tls_resumed;     /* of those, by a ticket */
+  uint64_t tls_handshaking; /* under way now */
+  uint64_t tls_objects;     /* connections that hold an OpenSSL object after it: some 14 KB each */
+  uint64_t sources_untracked;      /* connects of sources that the table had no room for */
   uint64_t closed[LW_CODE_COUNT];  /* connections closed, by code */
   uint64_t dropped[LW_CODE_COUNT]; /* messages dropped, by code */
 };
@@ -308,11 +327,13 @@ enum lw_tls_client_auth {
 };
 
 enum lw_tls_flags {
-  LW_TLS_KEEP_OBJECTS = 1, /* a connection keeps its OpenSSL object after the handshake: for comparison */
+  /* a connection keeps its OpenSSL object after the handshake: for comparison */
+  LW_TLS_KEEP_OBJECTS = 1,
 };
 
-/* Followed by the client CA's PEM, then for each certificate: uint32_t chain_size, key_size, the chain's
- * PEM (leaf first), the key's. The first certificate answers who asks for no name or for another. */
+/* Followed by the client CA's PEM, then for each certificate: uint32_t chain_size, key_size, the
+ * chain's PEM (leaf first), the key's. The first certificate answers who asks for no name or for
+ * another. */
 struct lw_tls_options {
   uint32_t size; /* sizeof(struct lw_tls_options) */
   uint32_t flags;
@@ -330,8 +351,8 @@ struct lw_network {
 
 struct lw_reactor;
 
-/* Sizes of the structs above in order of appearance, for the host to check: lw_layout(out, n) writes at
- * most n numbers, returns how many there are. First: LW_ABI_VERSION. */
+/* Sizes of the structs above in order of appearance, for the host to check: lw_layout(out, n)
+ * writes at most n numbers, returns how many there are. First: LW_ABI_VERSION. */
 int lw_layout(uint32_t *out, int n);
 
 /* "epoll", "uring" or "kqueue". */
@@ -340,8 +361,8 @@ const char *lw_backend(void);
 /* Whether the backend can work here: 0, or -errno and in `why` (size bytes) the reason in words. */
 int lw_probe(char *why, int size);
 
-/* How many connections this process may have with that many threads. RLIMIT_NOFILE bounds the process;
- * with io_uring it bounds each thread, so that more connections ask for more threads. */
+/* How many connections this process may have with that many threads. RLIMIT_NOFILE bounds the
+ * process; with io_uring it bounds each thread, so that more connections ask for more threads. */
 uint32_t lw_connections_possible(uint32_t thread_count);
 
 /* Makes the reactor and starts its threads. Returns 0 or -errno. */
@@ -350,10 +371,12 @@ int lw_open(const struct lw_options *options, struct lw_reactor **out);
 /* How many connections it holds: what lw_open was told, or found. */
 uint32_t lw_connections_max(const struct lw_reactor *reactor);
 
-/* Stops the threads, closes every connection at once, frees everything. lw_wait must have returned. */
+/* Stops the threads, closes every connection at once, frees everything. lw_wait must have returned.
+ */
 void lw_close(struct lw_reactor *reactor);
 
-/* Listens on every thread (SO_REUSEPORT). Returns the port or -errno. The n-th call makes listener n. */
+/* Listens on every thread (SO_REUSEPORT). Returns the port or -errno. The n-th call makes listener
+ * n. */
 int lw_listen(struct lw_reactor *reactor, const struct lw_listen_options *options);
 
 /* Stops accepting on every listener; connections stay. */
@@ -371,18 +394,19 @@ int lw_poll(struct lw_reactor *reactor);
 /* Ends the turn: every stretch of the last lw_poll is given back. */
 void lw_release(struct lw_reactor *reactor);
 
-/* Waits until lw_poll would find something, lw_wake is called or timeout_ms is over (-1 = no end). Returns
- * 1 when there is something, else 0. The one function that blocks: call it from a thread of its own
+/* Waits until lw_poll would find something, lw_wake is called or timeout_ms is over (-1 = no end).
+ * Returns 1 when there is something, else 0. The one function that blocks: call it from a thread of
+ * its own
  * (`nonblocking` in Deno), one call at a time; everything else may be called meanwhile. */
 int lw_wait(struct lw_reactor *reactor, int timeout_ms);
 
 /* Ends lw_wait. From any thread. */
 void lw_wake(struct lw_reactor *reactor);
 
-/* Carries out the records in [commands, commands + bytes) and wakes the threads concerned. Returns the
- * number of bytes that wait in the fullest command queue (the host refuses publishes past
- * command_queue_bytes_max; records given here are never refused), or -EINVAL for a record that is not
- * well-formed, which is a bug of the host. */
+/* Carries out the records in [commands, commands + bytes) and wakes the threads concerned. Returns
+ * the number of bytes that wait in the fullest command queue (the host refuses publishes past
+ * command_queue_bytes_max; records given here are never refused), or -EINVAL for a record that is
+ * not well-formed, which is a bug of the host. */
 int64_t lw_submit(struct lw_reactor *reactor, const void *commands, size_t bytes);
 
 /* Sums up the counters. */
@@ -391,18 +415,20 @@ void lw_stats(struct lw_reactor *reactor, struct lw_stats *out);
 /* Address of a connection whose slot the host owns. Returns 0, or -ESTALE for a stale handle. */
 int lw_peer(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, struct lw_peer *out);
 
-/* Who may announce another's address by a PROXY header; before the first lw_listen. Returns 0 or -errno. */
+/* Who may announce another's address by a PROXY header; before the first lw_listen. Returns 0 or
+ * -errno. */
 int lw_trust_proxies(struct lw_reactor *reactor, const struct lw_network *networks, uint32_t count);
 
-/* Sets TLS context 0 to 3: for handshakes from now on; connections that are there keep what they have.
- * `bytes` counts the options and what follows them. Returns 0 or -errno, with a sentence in `problem`;
- * -ENOSYS: the library was built without OpenSSL. */
-int lw_tls_configure(struct lw_reactor *reactor, uint32_t context, const struct lw_tls_options *options,
-                     size_t bytes, char *problem, size_t problem_size);
+/* Sets TLS context 0 to 3: for handshakes from now on; connections that are there keep what they
+ * have. `bytes` counts the options and what follows them. Returns 0 or -errno, with a sentence in
+ * `problem`; -ENOSYS: the library was built without OpenSSL. */
+int lw_tls_configure(struct lw_reactor *reactor, uint32_t context,
+                     const struct lw_tls_options *options, size_t bytes, char *problem,
+                     size_t problem_size);
 
 /* The verified certificate of a connection whose slot the host owns, as lines `name=value`: subject
- * (RFC 2253), fingerprint (SHA-256, hex), common_name, and dns, uri, email for each such name. Returns the
- * bytes written, 0 when there is no certificate, or -ESTALE for a stale handle. */
+ * (RFC 2253), fingerprint (SHA-256, hex), common_name, and dns, uri, email for each such name.
+ * Returns the bytes written, 0 when there is no certificate, or -ESTALE for a stale handle. */
 int lw_peer_certificate(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, char *out,
                         size_t size);
 

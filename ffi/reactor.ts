@@ -140,7 +140,9 @@ export interface ReactorHandler {
   on_acked(conn: number, generation: number, seq: number): void;
   /** `count` numbers the event: see Reactor.live(). */
   on_behind(conn: number, generation: number, seq: number, count: number): void;
-  /** `delivered`: how many messages of deliver() it has had by then, modulo 2^32, `shared` aside. */
+  /**
+   * `delivered`: how many messages of deliver() it has had by then, modulo 2^32, `shared` aside.
+   */
   on_room(conn: number, generation: number, messages: number, delivered: number): void;
   /** Only for messages whose delivery asked for it (`settle`), and with `hold_releases`. */
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void;
@@ -161,7 +163,9 @@ export interface ReactorOptions {
   readonly command_queue_bytes_max: number;
   /** TLS handshakes under way at once; the others wait. */
   readonly tls_handshakes_max: number;
-  /** Connects a second, of all and of one source address; connections of one source. 0 = no bound. */
+  /**
+   * Connects a second, of all and of one source address; connections of one source. 0 = no bound.
+   */
   readonly connects_per_s?: number;
   readonly connects_per_source_per_s?: number;
   readonly connections_per_source?: number;

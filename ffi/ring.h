@@ -1,5 +1,6 @@
-/* The event ring of one I/O thread: single producer (the thread), single consumer (the host). Positions
- * grow for ever and are masked; a record never wraps, a PAD record fills the end instead. */
+/* The event ring of one I/O thread: single producer (the thread), single consumer (the host).
+ * Positions grow for ever and are masked; a record never wraps, a PAD record fills the end instead.
+ */
 #ifndef LONGWIRE_RING_H
 #define LONGWIRE_RING_H
 
@@ -12,12 +13,12 @@
 
 struct ring {
   uint8_t *bytes;
-  uint64_t capacity; /* power of two */
-  uint64_t head;     /* producer's; atomic store, the host loads it */
+  uint64_t capacity;  /* power of two */
+  uint64_t head;      /* producer's; atomic store, the host loads it */
   uint64_t tail_seen; /* producer's copy of tail */
-  uint64_t needed;   /* producer's: what the largest record that was refused wants; 0 = none was */
-  char apart[32];    /* keeps the two writers' cache lines apart */
-  uint64_t tail;     /* host's; atomic store, the producer loads it */
+  uint64_t needed;    /* producer's: what the largest record that was refused wants; 0 = none was */
+  char apart[32];     /* keeps the two writers' cache lines apart */
+  uint64_t tail;      /* host's; atomic store, the producer loads it */
 };
 
 static inline int ring_open(struct ring *r, uint32_t capacity) {
@@ -40,8 +41,8 @@ static inline int ring_has_room(struct ring *r) {
   return ring_free_bytes(r) >= wanted;
 }
 
-/* Room for one record with that body, padding at the end included; NULL when there is none. Fill it in,
- * then ring_commit. */
+/* Room for one record with that body, padding at the end included; NULL when there is none. Fill it
+ * in, then ring_commit. */
 static inline struct lw_event *ring_reserve(struct ring *r, uint32_t body_size) {
   uint64_t size = (sizeof(struct lw_event) + body_size + 7) & ~(uint64_t)7;
   uint64_t at = r->head & (r->capacity - 1);

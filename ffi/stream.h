@@ -1,6 +1,6 @@
-/* From bytes to frames: cuts what comes in, answers heartbeats, matches acknowledgements, hands the rest to
- * the host. Invariant: an idle connection keeps no bytes; `kept` holds part of a frame, or what the ring, the
- * host or a handshake made wait. */
+/* From bytes to frames: cuts what comes in, answers heartbeats, matches acknowledgements, hands the
+ * rest to the host. Invariant: an idle connection keeps no bytes; `kept` holds part of a frame, or
+ * what the ring, the host or a handshake made wait. */
 #ifndef LONGWIRE_STREAM_H
 #define LONGWIRE_STREAM_H
 
@@ -10,8 +10,8 @@ static void send_copy(struct io_thread *t, struct connection *c, const void *byt
 static void entrance_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
                               uint32_t size);
 
-/* Whether frames may be passed on now. After the first frame of a connection nothing is, until ACTIVATE: the
- * host never has to keep what a device sends ahead of its answer. */
+/* Whether frames may be passed on now. After the first frame of a connection nothing is, until
+ * ACTIVATE: the host never has to keep what a device sends ahead of its answer. */
 static int takes_frames(const struct connection *c) {
   if (c->flags & (STALLED | READ_STOPPED | TLS_QUEUED)) return 0;
   return c->state == ACTIVE || (c->state == HANDSHAKING && !(c->flags & EXPOSED));
@@ -65,7 +65,8 @@ static int hold_release(struct io_thread *t, struct connection *c, struct inflig
 }
 
 /* PUBACK, PUBREC, PUBCOMP against the in-flight window (MQTT 5 section 4.3, 3.1.1 section 4.3). */
-static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *frame, uint32_t size) {
+static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *frame,
+                     uint32_t size) {
   uint32_t at = 1;
   while (frame[at] & 0x80) at++;
   at++;
@@ -95,7 +96,8 @@ static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *f
   }
   uint64_t before = c->inflight->acked_seq;
   inflight_done(c->inflight, entry);
-  if ((c->flags & REPORT_ACKS) && c->inflight->acked_seq != before) mark_pending(t, c, PENDING_ACKED);
+  if ((c->flags & REPORT_ACKS) && c->inflight->acked_seq != before)
+    mark_pending(t, c, PENDING_ACKED);
   window_trim(c);
   if (c->flags & BEHIND) mark_dirty(t, c); /* there may be room now */
 }
@@ -126,10 +128,12 @@ static int is_ack(const struct connection *c, const uint8_t *frame) {
 }
 
 /* Deals with one whole frame; returns 0, and nothing is done, when the ring has no room for it. */
-static int take_frame(struct io_thread *t, struct connection *c, const uint8_t *frame, uint32_t size) {
+static int take_frame(struct io_thread *t, struct connection *c, const uint8_t *frame,
+                      uint32_t size) {
   int acknowledges = is_ack(c, frame);
   struct lw_event *event = NULL;
-  /* Properties of acknowledgements, and lengths that 3.1.1 does not know, are the host's to check. */
+  /* Properties of acknowledgements, and lengths that 3.1.1 does not know, are the host's to check.
+   */
   if (!is_heartbeat(c, frame, size) && !(acknowledges && size == 4)) {
     int first = !(c->flags & EXPOSED);
     event = event_reserve(t, c, LW_EVENT_FRAME, first, c->listener, size);
@@ -150,7 +154,8 @@ static int take_frame(struct io_thread *t, struct connection *c, const uint8_t *
 }
 
 /* Passes on the whole frames at the start of `bytes`; returns how many bytes are dealt with. */
-static uint32_t consume(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+static uint32_t consume(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                        uint32_t size) {
   const struct lw_options *o = &t->reactor->options;
   uint32_t at = 0;
   while (at < size && takes_frames(c)) {
@@ -199,7 +204,8 @@ static void ended(struct io_thread *t, struct connection *c) {
 }
 
 /* Takes bytes of the device's protocol. */
-static void pass_on(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+static void pass_on(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                    uint32_t size) {
   uint32_t used = complete_kept(t, c, bytes, size);
   if (c->kept == NULL) used += consume(t, c, bytes + used, size - used);
   if (used < size && c->state != CLOSED && keep(c, bytes + used, size - used) != 0) {
@@ -208,12 +214,14 @@ static void pass_on(struct io_thread *t, struct connection *c, const uint8_t *by
 }
 
 /* Takes bytes of the stream that the device began: TLS, or its protocol. */
-static void pass_in(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+static void pass_in(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                    uint32_t size) {
   if (c->tls != NULL) tls_received(t, c, bytes, size);
   else pass_on(t, c, bytes, size);
 }
 
-static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes, uint32_t size) {
+static void received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                     uint32_t size) {
   COUNT(t, receives, 1);
   COUNT(t, bytes_in, size);
   if (c->state == CLOSED) return;
@@ -245,7 +253,8 @@ static void go_on(struct io_thread *t, struct connection *c) {
   else backend_read(t, c);
 }
 
-/* The host has read on: those that waited for room in the ring go on, in the order in which they stopped. */
+/* The host has read on: those that waited for room in the ring go on, in the order in which they
+ * stopped. */
 static void resume_stalled(struct io_thread *t) {
   if (!ring_has_room(&t->ring)) return;
   t->ring.needed = 0;

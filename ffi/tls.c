@@ -144,10 +144,8 @@ static void seal_by_object(struct io_thread *t, struct connection *c) {
 static void tls_seal(struct io_thread *t, struct connection *c) {
   const struct out_queue *q = c->out;
   if (q->sealed_bytes >= TLS_SEAL_LOW_BYTES || out_plain_bytes(q) == 0) return;
-  if (c->tls->mode == TLS_RECORDS)
-    seal_records(t, c);
-  else if (c->tls->mode == TLS_OBJECT)
-    seal_by_object(t, c);
+  if (c->tls->mode == TLS_RECORDS) seal_records(t, c);
+  else if (c->tls->mode == TLS_OBJECT) seal_by_object(t, c);
 }
 
 /* Says close_notify (RFC 8446 section 6.1), once; returns whether there is something to send. */
@@ -371,10 +369,8 @@ static uint32_t complete_record(struct io_thread *t, struct connection *c, const
   int32_t cut = record_cut(suite, kept->bytes, kept->size);
   if (cut >= 0 && (cut == 0 || kept->size < (uint32_t)cut)) return take;
   c->tls->cipher = NULL;
-  if (cut < 0)
-    tls_fail(t, c, (uint8_t)-cut);
-  else
-    take_record(t, c, kept->bytes, (uint32_t)cut);
+  if (cut < 0) tls_fail(t, c, (uint8_t)-cut);
+  else take_record(t, c, kept->bytes, (uint32_t)cut);
   free(kept);
   return take;
 }
@@ -559,10 +555,8 @@ static void handshake_step(struct io_thread *t, struct connection *c) {
   s->object->in_size = came == NULL ? 0 : came->size;
   ERR_clear_error();
   int done = SSL_do_handshake(ssl);
-  if (done == 1)
-    tls_established(t, c);
-  else if (SSL_get_error(ssl, done) != SSL_ERROR_WANT_READ)
-    let_go(t, c, handshake_code());
+  if (done == 1) tls_established(t, c);
+  else if (SSL_get_error(ssl, done) != SSL_ERROR_WANT_READ) let_go(t, c, handshake_code());
   free(came);
 }
 

@@ -22,9 +22,9 @@
 #include <unistd.h>
 
 /* Newer than the headers of 6.1. */
-#define URING_PBUF_RING_INC 2u              /* 6.12: a buffer may be used up bit by bit */
-#define URING_CQE_F_BUF_MORE (1u << 4)      /* 6.12: it has bytes left */
-#define URING_SOCKET_OP_GETSOCKOPT 2u       /* 6.7: IORING_OP_URING_CMD on a socket */
+#define URING_PBUF_RING_INC 2u         /* 6.12: a buffer may be used up bit by bit */
+#define URING_CQE_F_BUF_MORE (1u << 4) /* 6.12: it has bytes left */
+#define URING_SOCKET_OP_GETSOCKOPT 2u  /* 6.7: IORING_OP_URING_CMD on a socket */
 
 #define URING_BUFFER_GROUP 0u
 
@@ -38,8 +38,8 @@
 
 /* What the code relies on: one mapping for both rings; no completion lost; SQEs, iovecs and msghdrs
  * may be reused once submitted; a timeout in io_uring_enter; success that makes no completion. */
-#define URING_FEATURES                                                                       \
-  (IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |                \
+#define URING_FEATURES                                                        \
+  (IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | \
    IORING_FEAT_EXT_ARG | IORING_FEAT_CQE_SKIP)
 
 struct uring {
@@ -83,12 +83,12 @@ static inline int uring_map(struct uring *u, const struct io_uring_params *p) {
   size_t cq_bytes = p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe);
   u->rings_bytes = sq_bytes > cq_bytes ? sq_bytes : cq_bytes;
   u->sqes_bytes = p->sq_entries * sizeof(struct io_uring_sqe);
-  void *rings = mmap(NULL, u->rings_bytes, protection, MAP_SHARED | MAP_POPULATE, u->fd,
-                     IORING_OFF_SQ_RING);
+  void *rings =
+      mmap(NULL, u->rings_bytes, protection, MAP_SHARED | MAP_POPULATE, u->fd, IORING_OFF_SQ_RING);
   if (rings == MAP_FAILED) return -errno;
   u->rings = rings;
-  void *sqes = mmap(NULL, u->sqes_bytes, protection, MAP_SHARED | MAP_POPULATE, u->fd,
-                    IORING_OFF_SQES);
+  void *sqes =
+      mmap(NULL, u->sqes_bytes, protection, MAP_SHARED | MAP_POPULATE, u->fd, IORING_OFF_SQES);
   if (sqes == MAP_FAILED) return -errno;
   u->sqes = sqes;
   return 0;

@@ -1,6 +1,7 @@
-/* A hashed timer wheel (Varghese and Lauck 1987, scheme 6) over connection slots: one timer a connection, in
- * doubly linked lists by slot number, so that a timer costs 12 bytes and no allocation. A timer that fires
- * early is armed again by whoever it wakes: a frame only stamps the time. */
+/* A hashed timer wheel (Varghese and Lauck 1987, scheme 6) over connection slots: one timer a
+ * connection, in doubly linked lists by slot number, so that a timer costs 12 bytes and no
+ * allocation. A timer that fires early is armed again by whoever it wakes: a frame only stamps the
+ * time. */
 #ifndef LONGWIRE_WHEEL_H
 #define LONGWIRE_WHEEL_H
 
@@ -32,7 +33,8 @@ static inline void wheel_open(struct wheel *w) {
   w->armed = 0;
 }
 
-/* Fires not before delay_ms, and at most one tick late; delays past one turn fire early, at its end. */
+/* Fires not before delay_ms, and at most one tick late; delays past one turn fire early, at its
+ * end. */
 static inline void wheel_arm(struct wheel *w, wheel_node node_of, void *owner, uint32_t slot,
                              uint32_t delay_ms) {
   uint32_t ticks = delay_ms / WHEEL_TICK_MS + 2;
@@ -61,7 +63,8 @@ static inline void wheel_disarm(struct wheel *w, wheel_node node_of, void *owner
 }
 
 /* Takes one slot whose time has come by `tick`, disarmed; WHEEL_NONE when there is no more. */
-static inline uint32_t wheel_expired(struct wheel *w, wheel_node node_of, void *owner, uint32_t tick) {
+static inline uint32_t wheel_expired(struct wheel *w, wheel_node node_of, void *owner,
+                                     uint32_t tick) {
   while (w->armed > 0 && (int32_t)(tick - w->tick) > 0) {
     uint32_t slot = w->buckets[(w->tick + 1) & (WHEEL_BUCKETS - 1)];
     if (slot != WHEEL_NONE) {
@@ -78,7 +81,8 @@ static inline uint32_t wheel_expired(struct wheel *w, wheel_node node_of, void *
 static inline int wheel_wait_ms(const struct wheel *w, uint32_t now_ms) {
   if (w->armed == 0) return -1;
   uint32_t ahead = 1;
-  while (ahead < WHEEL_BUCKETS && w->buckets[(w->tick + ahead) & (WHEEL_BUCKETS - 1)] == WHEEL_NONE) {
+  while (ahead < WHEEL_BUCKETS &&
+         w->buckets[(w->tick + ahead) & (WHEEL_BUCKETS - 1)] == WHEEL_NONE) {
     ahead++;
   }
   int32_t wait_ms = (int32_t)((w->tick + ahead) * WHEEL_TICK_MS - now_ms);

@@ -1,7 +1,7 @@
 /**
- * The hub, the router and the replay against a reactor that can be stopped between any two commands:
- * whatever the order of publishes, acknowledgements, disconnects and returns, a persistent session
- * gets every message once, in order.
+ * The hub, the router and the replay against a reactor that can be stopped between any two
+ * commands: whatever the order of publishes, acknowledgements, disconnects and returns, a
+ * persistent session gets every message once, in order.
  */
 import { assert, assertEquals } from "@std/assert";
 import { MqttDriver } from "../core/device_mqtt.ts";
@@ -17,7 +17,9 @@ import { type FakeConnection, FakeReactor } from "./fake_reactor.ts";
 
 const nobody = { appends_pending: 0, published() {}, refused() {} };
 
-/** A device that remembers what it was given for the first time (no DUP, or an unknown packet id). */
+/**
+ * A device that remembers what it was given for the first time (no DUP, or an unknown packet id).
+ */
 class Device {
   connection: FakeConnection | null = null;
   /** Payloads in order of first delivery. */
@@ -74,7 +76,8 @@ class Device {
     const value = Number(new TextDecoder().decode(packet.payload));
     const known = this.unacknowledged.some((each) => each.value === value);
     if (!packet.dup) this.got.push(value);
-    else if (!this.got.includes(value)) this.got.push(value); // sent before, lost with its connection
+    // Sent before, lost with its connection.
+    else if (!this.got.includes(value)) this.got.push(value);
     if (!known) this.unacknowledged.push({ packet_id: packet.packet_id, value });
   }
 

@@ -42,8 +42,8 @@ struct conn {
   uint32_t index;  /* the owner's: which device, pair or stream */
   uint32_t partial_bytes, partial_capacity;
   uint32_t out_bytes, out_capacity;
-  uint8_t *partial; /* a frame whose end has not come yet */
-  uint8_t *out;     /* what the socket did not take */
+  uint8_t *partial;  /* a frame whose end has not come yet */
+  uint8_t *out;      /* what the socket did not take */
   uint64_t sequence; /* subscriber: the next one expected */
   uint64_t acked;    /* publisher: messages acknowledged, in order */
   char topic[TOPIC_BYTES_MAX];

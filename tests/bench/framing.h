@@ -13,8 +13,8 @@
 #define FRAME_BYTES_MAX (PAYLOAD_BYTES_MAX + TOPIC_BYTES_MAX + 64)
 
 enum frame_kind {
-  FRAME_OTHER = 0, /* well-formed, and nothing that a load generator expects */
-  FRAME_WELCOME,   /* code: 0 = accepted */
+  FRAME_OTHER = 0,  /* well-formed, and nothing that a load generator expects */
+  FRAME_WELCOME,    /* code: 0 = accepted */
   FRAME_SUBSCRIBED, /* code: granted QoS, or 128 and up = refused */
   FRAME_MESSAGE,
   FRAME_ACK,
@@ -25,9 +25,9 @@ struct frame {
   enum frame_kind kind;
   uint8_t code;
   uint8_t qos;
-  uint8_t duplicate; /* the sender says that it may have sent this before */
+  uint8_t duplicate;       /* the sender says that it may have sent this before */
   uint8_t session_present; /* welcome: the server remembers an earlier connection */
-  uint16_t packet_id; /* 0 = none */
+  uint16_t packet_id;      /* 0 = none */
   const uint8_t *topic;
   size_t topic_bytes;
   const uint8_t *payload;
@@ -69,9 +69,7 @@ static inline uint8_t *put_u16_big(uint8_t *out, uint16_t value) {
   return out + 2;
 }
 
-static inline uint16_t get_u16_big(const uint8_t *in) {
-  return (uint16_t)(in[0] << 8 | in[1]);
-}
+static inline uint16_t get_u16_big(const uint8_t *in) { return (uint16_t)(in[0] << 8 | in[1]); }
 
 static inline uint8_t *put_bytes(uint8_t *out, const void *bytes, size_t size) {
   memcpy(out, bytes, size);
@@ -180,28 +178,28 @@ static inline long mqtt_cut(const uint8_t *in, size_t in_bytes, struct frame *ou
   const uint8_t *body = in + head;
   out->kind = FRAME_OTHER;
   switch (in[0] & 0xf0) {
-    case MQTT_PUBLISH:
-      if (mqtt_cut_publish(in[0], body, size, out)) return -1;
-      break;
-    case MQTT_PUBACK:
-      if (size != 2) return -1;
-      out->kind = FRAME_ACK;
-      out->packet_id = get_u16_big(body);
-      break;
-    case MQTT_CONNACK:
-      if (size != 2) return -1;
-      out->kind = FRAME_WELCOME;
-      out->code = body[1];
-      out->session_present = body[0] & 1;
-      break;
-    case MQTT_SUBACK:
-      if (size != 3) return -1;
-      out->kind = FRAME_SUBSCRIBED;
-      out->code = body[2];
-      break;
-    case MQTT_PINGRESP:
-      out->kind = FRAME_PONG;
-      break;
+  case MQTT_PUBLISH:
+    if (mqtt_cut_publish(in[0], body, size, out)) return -1;
+    break;
+  case MQTT_PUBACK:
+    if (size != 2) return -1;
+    out->kind = FRAME_ACK;
+    out->packet_id = get_u16_big(body);
+    break;
+  case MQTT_CONNACK:
+    if (size != 2) return -1;
+    out->kind = FRAME_WELCOME;
+    out->code = body[1];
+    out->session_present = body[0] & 1;
+    break;
+  case MQTT_SUBACK:
+    if (size != 3) return -1;
+    out->kind = FRAME_SUBSCRIBED;
+    out->code = body[2];
+    break;
+  case MQTT_PINGRESP:
+    out->kind = FRAME_PONG;
+    break;
   }
   return head + (long)size;
 }

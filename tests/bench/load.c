@@ -325,8 +325,9 @@ static void sample_server(const struct options *o, struct sample *s) {
     line[size] = 0;
     /* The name may hold anything, even brackets: the numbers start after its last one. */
     const char *rest = strrchr(line, ')');
-    if (!rest || sscanf(rest, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d "
-                              "%*d %*d %*d %*u %*u %llu",
+    if (!rest || sscanf(rest,
+                        ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d "
+                        "%*d %*d %*d %*u %*u %llu",
                         &user_ticks, &system_ticks, &rss_pages) != 3) {
       continue;
     }
@@ -376,9 +377,7 @@ static void problems_find(const struct verdict *v, const struct client_counts *n
   if (v->deliveries == 0) problem_set("no message arrived");
 }
 
-static void print_number(const char *name, double value) {
-  printf(",\"%s\":%.10g", name, value);
-}
+static void print_number(const char *name, double value) { printf(",\"%s\":%.10g", name, value); }
 
 static void print_counts(const struct verdict *v, const struct client_counts *n) {
   print_number("ready", (double)n->ready);
@@ -960,10 +959,9 @@ static void fleet_report(const char *mode, const struct options *o, uint32_t pro
   print_number("deliveries_per_s", (double)sum->verdict.deliveries / publish_s);
   print_number("server_cpu_s", at[PUBLISHED].server_cpu_s - at[HELD].server_cpu_s);
   print_number("server_cpu_us_per_delivery",
-               sum->verdict.deliveries
-                   ? (at[PUBLISHED].server_cpu_s - at[HELD].server_cpu_s) * 1e6 /
-                         (double)sum->verdict.deliveries
-                   : 0);
+               sum->verdict.deliveries ? (at[PUBLISHED].server_cpu_s - at[HELD].server_cpu_s) *
+                                             1e6 / (double)sum->verdict.deliveries
+                                       : 0);
   print_number("generator_cpu_s", sum->cpu_s);
   print_number("late_us_max", (double)sum->late_ns_max / 1e3);
   print_counts(&sum->verdict, &sum->counts);
@@ -999,8 +997,7 @@ static int run_fleet(const char *mode, const struct options *o) {
   fleet_sum(board, processes, &sum);
   problems_find(&sum.verdict, &sum.counts, sum.last_errno);
   if (sum.counts.pings > sum.counts.pongs + o->devices / 100 + processes) {
-    problem_set("%llu pings unanswered",
-                (unsigned long long)(sum.counts.pings - sum.counts.pongs));
+    problem_set("%llu pings unanswered", (unsigned long long)(sum.counts.pings - sum.counts.pongs));
   }
   fleet_report(mode, o, processes, at, &sum);
   return problem[0] ? 1 : 0;

@@ -104,16 +104,16 @@ static void broadcast(const struct topic *t, const uint8_t *bytes, size_t size) 
 static uint8_t *frame_answer(struct conn *c, const uint8_t *frame, const uint8_t *body,
                              uint8_t *answer) {
   switch (frame[0] & 0xf0) {
-    case MQTT_CONNECT:
-      return put_bytes(answer, (const uint8_t[]){MQTT_CONNACK, 2, 0, 0}, 4);
-    case MQTT_SUBSCRIBE & 0xf0: {
-      size_t topic_bytes = get_u16_big(body + 2);
-      topic_join(topic_find(body + 4, topic_bytes), c);
-      const uint8_t ack[] = {MQTT_SUBACK, 3, body[0], body[1], body[4 + topic_bytes]};
-      return put_bytes(answer, ack, sizeof ack);
-    }
-    case MQTT_PINGREQ:
-      return put_bytes(answer, (const uint8_t[]){MQTT_PINGRESP, 0}, 2);
+  case MQTT_CONNECT:
+    return put_bytes(answer, (const uint8_t[]){MQTT_CONNACK, 2, 0, 0}, 4);
+  case MQTT_SUBSCRIBE & 0xf0: {
+    size_t topic_bytes = get_u16_big(body + 2);
+    topic_join(topic_find(body + 4, topic_bytes), c);
+    const uint8_t ack[] = {MQTT_SUBACK, 3, body[0], body[1], body[4 + topic_bytes]};
+    return put_bytes(answer, ack, sizeof ack);
+  }
+  case MQTT_PINGREQ:
+    return put_bytes(answer, (const uint8_t[]){MQTT_PINGRESP, 0}, 2);
   }
   return answer;
 }

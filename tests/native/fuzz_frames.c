@@ -183,10 +183,8 @@ static void fuzz_step(struct fuzz *f) {
     fuzz_obvious(f, what);
     break;
   case 5:
-    if (p != NULL && what & 0x80)
-      rig_end(f->rig, p);
-    else if (p != NULL)
-      rig_unblock(f->rig, p, what & 0x40 ? UINT64_MAX : fuzz_byte(f));
+    if (p != NULL && what & 0x80) rig_end(f->rig, p);
+    else if (p != NULL) rig_unblock(f->rig, p, what & 0x40 ? UINT64_MAX : fuzz_byte(f));
     break;
   case 6:
     fuzz_turn(f, (uint64_t)(what >> 3) * 100, 0);

@@ -198,14 +198,10 @@ static void client_take(struct client *c, const struct wire_found *f, const uint
   CHECK(!c->saw_last && !c->saw_busy, "link %u: more after the last words", l->number);
   if (!f->has_body) {
     uint16_t id = (uint16_t)(bytes[2] << 8 | bytes[3]);
-    if (f->type == MQTT_PUBREL && f->size == 4)
-      client_note_release(c, id);
-    else if (f->type == MQTT_PINGRESP || f->type == (0x100u | LONGWIRE_HEARTBEAT))
-      c->beats_in++;
-    else if (f->size == 5)
-      c->saw_busy = 1;
-    else
-      CHECK(0, "link %u: frame of type %x", l->number, f->type);
+    if (f->type == MQTT_PUBREL && f->size == 4) client_note_release(c, id);
+    else if (f->type == MQTT_PINGRESP || f->type == (0x100u | LONGWIRE_HEARTBEAT)) c->beats_in++;
+    else if (f->size == 5) c->saw_busy = 1;
+    else CHECK(0, "link %u: frame of type %x", l->number, f->type);
     return;
   }
   if (f->body.kind == WIRE_MESSAGE) return client_message(c, f);

@@ -201,10 +201,8 @@ static void host_settled_one(struct host *h, struct link *l, const struct lw_inf
           "link %u: message %llu is settled", l->number, (unsigned long long)s->seq);
     return;
   }
-  if (s->released == LW_SETTLED_RETURNED)
-    h->returned++;
-  else
-    atomic_fetch_add(&l->shared_acked, 1);
+  if (s->released == LW_SETTLED_RETURNED) h->returned++;
+  else atomic_fetch_add(&l->shared_acked, 1);
   host_unshare(l, s->seq);
   host_part(h, l);
 }

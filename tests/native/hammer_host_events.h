@@ -182,16 +182,11 @@ static void host_take(void *owner, const struct lw_event *event) {
   CHECK(k->is_open && k->generation == event->generation && k->link != NULL,
         "connection %x: event %u of a stranger", event->conn, event->type);
   if (!k->is_open || k->link == NULL) return;
-  if (event->type == LW_EVENT_ACKED)
-    host_acked(h, k->link, event);
-  else if (event->type == LW_EVENT_BEHIND)
-    host_behind(h, k->link, event);
-  else if (event->type == LW_EVENT_ROOM)
-    host_replay(h, k->link, event);
-  else if (event->type == LW_EVENT_SETTLED)
-    host_settled(h, k->link, event);
-  else
-    CHECK(0, "event %u", event->type);
+  if (event->type == LW_EVENT_ACKED) host_acked(h, k->link, event);
+  else if (event->type == LW_EVENT_BEHIND) host_behind(h, k->link, event);
+  else if (event->type == LW_EVENT_ROOM) host_replay(h, k->link, event);
+  else if (event->type == LW_EVENT_SETTLED) host_settled(h, k->link, event);
+  else CHECK(0, "event %u", event->type);
 }
 
 #endif

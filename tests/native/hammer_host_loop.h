@@ -39,12 +39,9 @@ static void host_note(struct host *h, const struct outgoing *o, unsigned variant
     for (uint32_t k = 0; k < o->topic_count; k++) is_member |= l->topics[o->topics[k]];
     if (!is_member || l->variant != variant || l->is_closing || l == o->except) continue;
     pthread_mutex_lock(&l->lock);
-    if (seq != 0)
-      numbers_add(&l->stored, seq);
-    else if (o->body.key != 0)
-      l->key_last[o->body.key - 1] = o->body.number;
-    else
-      numbers_add(&l->droppable, o->body.number);
+    if (seq != 0) numbers_add(&l->stored, seq);
+    else if (o->body.key != 0) l->key_last[o->body.key - 1] = o->body.number;
+    else numbers_add(&l->droppable, o->body.number);
     pthread_mutex_unlock(&l->lock);
     /* Messages with a key may be replaced: they do not count as due. */
     if ((seq == 0 && o->body.key == 0) || (seq != 0 && !l->is_behind)) l->bytes_due += frame_size;

@@ -146,10 +146,8 @@ static uint32_t numbers_from(const struct numbers *n, uint64_t value) {
   uint32_t low = 0, high = n->count;
   while (low < high) {
     uint32_t middle = (low + high) / 2;
-    if (n->values[middle] < value)
-      low = middle + 1;
-    else
-      high = middle;
+    if (n->values[middle] < value) low = middle + 1;
+    else high = middle;
   }
   return low;
 }

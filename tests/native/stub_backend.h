@@ -119,10 +119,8 @@ static void backend_read(struct io_thread *t, struct connection *c) {
     free(bytes);
   }
   if (!takes_bytes(c)) return;
-  if (p->has_failed)
-    failed(t, c);
-  else if (p->has_ended)
-    received(t, c, NULL, 0);
+  if (p->has_failed) failed(t, c);
+  else if (p->has_ended) received(t, c, NULL, 0);
 }
 
 static void backend_flush(struct io_thread *t, struct connection *c) {

@@ -65,10 +65,8 @@ static struct identity identity_make(const char *common_name, struct identity_op
 /* PEM of one or the other; the caller frees it. */
 static char *pem_of(const struct identity *who, int is_key, uint32_t *size) {
   BIO *bio = BIO_new(BIO_s_mem());
-  if (is_key)
-    PEM_write_bio_PrivateKey(bio, who->key, NULL, NULL, 0, NULL, NULL);
-  else
-    PEM_write_bio_X509(bio, who->certificate);
+  if (is_key) PEM_write_bio_PrivateKey(bio, who->key, NULL, NULL, 0, NULL, NULL);
+  else PEM_write_bio_X509(bio, who->certificate);
   char *bytes = NULL;
   long length = BIO_get_mem_data(bio, &bytes);
   char *copy = malloc((size_t)length + 1);

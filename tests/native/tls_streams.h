@@ -74,10 +74,8 @@ static void test_suites(struct streams *s) {
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     streams_version(s, cases[i].version);
-    if (cases[i].version == TLS1_3_VERSION)
-      SSL_CTX_set_ciphersuites(s->client, cases[i].suite);
-    else
-      SSL_CTX_set_cipher_list(s->client, cases[i].suite);
+    if (cases[i].version == TLS1_3_VERSION) SSL_CTX_set_ciphersuites(s->client, cases[i].suite);
+    else SSL_CTX_set_cipher_list(s->client, cases[i].suite);
     struct client c = client_open(s->client, s->port, NULL, cases[i].name);
     CHECK(c.ssl != NULL, "no handshake with %s", cases[i].suite);
     if (c.ssl == NULL) continue;
@@ -319,10 +317,8 @@ static void test_forgeries(struct streams *s, const struct forgery *cases, size_
     CHECK(forger_echo(&f), "%s: no echo before", each->what);
     uint64_t before = host_stats(&s->host).closed[each->code];
     forge_send(&f, each->type, each->bytes, each->size);
-    if (each->alert == -2)
-      CHECK(forger_echo(&f), "%s: no echo after", each->what);
-    else
-      forger_expect_end(&f, s, each->alert, each->code, before, each->what);
+    if (each->alert == -2) CHECK(forger_echo(&f), "%s: no echo after", each->what);
+    else forger_expect_end(&f, s, each->alert, each->code, before, each->what);
     forger_close(&f);
   }
 }

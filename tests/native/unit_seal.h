@@ -56,10 +56,8 @@ static void unit_record_pairs(uint64_t seed) {
     const struct record_suite *suite = &record_suites[i];
     struct record_direction out = {0};
     for (size_t k = 0; k < sizeof out.secret; k++) out.secret[k] = (uint8_t)random_u64(&seed);
-    if (suite->is_tls12)
-      memcpy(out.key, out.secret, 32);
-    else
-      record_derive(suite, &out);
+    if (suite->is_tls12) memcpy(out.key, out.secret, 32);
+    else record_derive(suite, &out);
     struct record_direction in = out;
     for (int round = 0; round < 60; round++) {
       uint32_t size =
@@ -118,8 +116,7 @@ static void seal_some(struct out_queue *q, struct seal_model *m, uint64_t *seed)
     m->bytes[m->sealed + i] = turned;
   }
   if (size == 0) block_append(block, "0123456789", 10); /* a record of our own */
-  if (size > 0)
-    out_take_plain(q, size);
+  if (size > 0) out_take_plain(q, size);
   else {
     memmove(m->bytes + m->sealed + 10, m->bytes + m->sealed, plain);
     memcpy(m->bytes + m->sealed, "0123456789", 10);

@@ -119,10 +119,8 @@ static void unit_wheel_random(uint64_t seed) {
   rig.wheel.tick = tick;
   for (int step = 0; step < 20000; step++) {
     uint32_t slot = random_below(&seed, WHEEL_SLOTS);
-    if (rig.is_armed[slot])
-      wheel_rig_disarm(&rig, slot);
-    else
-      wheel_rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
+    if (rig.is_armed[slot]) wheel_rig_disarm(&rig, slot);
+    else wheel_rig_arm(&rig, slot, random_below(&seed, random_chance(&seed, 10) ? 60000 : 1000));
     if (random_chance(&seed, 50)) tick += random_below(&seed, 4);
     wheel_rig_turn(&rig, tick);
     for (uint32_t i = 0; i < WHEEL_SLOTS; i++) {
