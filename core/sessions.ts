@@ -110,8 +110,9 @@ export class Sessions {
    * there is none of a session that is to end with the connection.
    */
   opened(session: Session, expiry_s: number, will: Will | null): void {
+    // That it is connected matters where a crash leaves open what it has been sent.
     const is_other = session.ends_ms > 0 || session.will !== null || will !== null ||
-      session.expiry_s !== expiry_s;
+      session.expiry_s !== expiry_s || session.subscription_count > 0;
     session.ends_ms = 0;
     session.will_due_ms = 0;
     session.will = will; // one that still waited is not published any more [MQTT-3.1.3-9]

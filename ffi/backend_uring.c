@@ -11,10 +11,11 @@
 /* Completions of one wait: then commands and timers have their turn. */
 #define COMPLETIONS_PER_WAIT 2048u
 /* And bytes: a flooding connection may bring many small frames, and each of them takes its time. */
-#define RECEIVED_PER_WAIT (4u * READ_TURN_BYTES)
+#define RECEIVED_PER_WAIT READ_TURN_BYTES
 /* What is kept of a connection from which nothing is taken before its receive is cancelled. A
  * device may well send its first packets without waiting for the answer to its hello. */
 #define UNASKED_BYTES_MAX (16u << 10)
+#define RECEIVE_BUFFERS 8u
 #define SEND_VECTORS 64u
 #define SCRATCH_MESSAGES 256u
 #define SCRATCH_VECTORS 2048u
@@ -148,8 +149,9 @@ static int open_ring(struct io_thread *t) {
   b->table_size = table_size_max(files.rlim_cur < wanted ? files.rlim_cur : wanted);
   error = uring_register_table(&b->ring, b->table_size);
   if (error != 0) return error;
-  return uring_buffers_open(&b->buffers, &b->ring, is_one_of_many ? 8 : 16,
-                            is_one_of_many ? READ_BYTES / 4 : READ_BYTES);
+  /* Together they are what one flooding connection brings before the others have theirs. */
+  return uring_buffers_open(&b->buffers, &b->ring, RECEIVE_BUFFERS,
+                            READ_TURN_BYTES / RECEIVE_BUFFERS / (is_one_of_many ? 2 : 1));
 }
 
 static int backend_open(struct io_thread *t) {

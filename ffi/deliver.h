@@ -240,8 +240,8 @@ static int returns_shared(struct io_thread *t, struct connection *c,
   if (!(r->deliver.head.flags & LW_DELIVER_SHARED)) return 0;
   uint32_t soft = t->reactor->options.out_queue_soft_bytes;
   int is_live = !(c->flags & BEHIND); /* else the room is promised to the replay */
-  if (is_live && window_room(c) > 0 && (c->out == NULL || c->out->bytes + r->frame.size <= soft))
-    return 0;
+  if (is_live && window_room(c) > 0 && !is_full(t, c, r->frame.size, soft))
+    return c->state == CLOSED;
   settle_unsent(t, c, &r->deliver, INFLIGHT_RETURNED);
   return 1;
 }

@@ -59,33 +59,44 @@ function flags_of({ version }: Compiler, { flags }: Build): string[] {
   return [...base_flags, ...flags, ...quiet, `-I${path_of(reactor)}`];
 }
 
-/** Why a compiler cannot link programs with these flags, in its own words; "" = it can. */
+/** Does nothing, with a fuzzer as without. */
+const probe_program = "int LLVMFuzzerTestOneInput(const unsigned char *b, unsigned long n) {\n" +
+  "  return !b && n;\n}\n";
+let probe_count = 0;
+
+/**
+ * Why programs cannot be built with these flags, or do not run here, in the words of the compiler
+ * or of the program (a sanitizer may not get along with a kernel); "" = they can.
+ */
 export async function flags_problem(
   compilers: readonly string[],
   flags: readonly string[],
   libraries: readonly string[] = [],
 ): Promise<string> {
+  const path = path_of(new URL(`probe_${Deno.pid}_${++probe_count}`, cache_directory));
+  const has_main = flags.some((flag) => flag.includes("fuzzer"));
   try {
-    const compiler = await find_compiler(compilers);
-    const source = flags.some((flag) => flag.includes("fuzzer"))
-      ? "int LLVMFuzzerTestOneInput(const unsigned char *b, unsigned long n) {return !b && n;}"
-      : "int main(void) {return 0;}";
-    const child = new Deno.Command(compiler.command, {
-      args: [...flags, "-x", "c", "-o", "/dev/null", "-", "-x", "none", ...libraries],
-      stdin: "piped",
-      stdout: "null",
-      stderr: "piped",
-    }).spawn();
-    const writer = child.stdin.getWriter();
-    await writer.write(new TextEncoder().encode(source));
-    await writer.close();
-    const { success, stderr } = await child.output();
-    const [first = ""] = text.decode(stderr).trim().split("\n");
-    return success ? "" : first || "it does not link";
+    const { command } = await find_compiler(compilers);
+    await Deno.mkdir(cache_directory, { recursive: true });
+    await Deno.writeTextFile(
+      `${path}.c`,
+      has_main ? probe_program : `${probe_program}int main(void) {return 0;}\n`,
+    );
+    const args = [...flags, "-o", path, `${path}.c`, ...libraries];
+    return await problem_of(command, args) || await problem_of(path, ["-runs=1"]);
   } catch (error) {
     if (error instanceof BuildError) return error.message;
     throw error;
+  } finally {
+    for (const made of [path, `${path}.c`]) await Deno.remove(made).catch(() => {});
   }
+}
+
+/** First line of what a program that fails has to say; "" = it does not fail. */
+async function problem_of(command: string, args: readonly string[]): Promise<string> {
+  const { success, stderr } = await new Deno.Command(command, { args: [...args] }).output();
+  const [first = ""] = text.decode(stderr).trim().split("\n");
+  return success ? "" : first || `${command} fails`;
 }
 
 function read_sources(): string[] {

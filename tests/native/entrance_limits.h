@@ -84,11 +84,13 @@ static void test_rate_of_sources(void) {
   uint16_t port;
   options.connects_per_source_per_s = 5;
   limited_open(&h, &options, &port);
+  uint64_t begin_us = monotonic_us_now();
   answers_add(&a, 8, 2, port);
   answers_add(&a, 5, 3, port);
   answers_add(&a, 6, 4, port);
   uint32_t echoes = answers_take(&a);
-  CHECK(echoes >= 15 && echoes <= 17, "%u were let in, not 15", echoes);
+  uint32_t most = 15 + 3 * (1 + (uint32_t)((monotonic_us_now() - begin_us) / 200000));
+  CHECK(echoes >= 15 && echoes <= most, "%u were let in, not 15 to %u", echoes, most);
   await_closed(&h, LW_CODE_SOURCE_RATE, 19 - echoes);
   host_close(&h);
 }
@@ -234,7 +236,7 @@ static void test_flood(int is_heartbeats) {
          is_heartbeats ? "heartbeats" : "frames", (unsigned long long)times_us[FAIR_ROUNDS / 2],
          (unsigned long long)times_us[FAIR_ROUNDS - 1]);
   /* A turn is some milliseconds; being starved is for ever. */
-  CHECK(times_us[FAIR_ROUNDS / 2] < 1000 * 1000, "a frame takes %llu us",
+  CHECK(times_us[FAIR_ROUNDS / 2] < 5000 * 1000, "a frame takes %llu us",
         (unsigned long long)times_us[FAIR_ROUNDS / 2]);
   atomic_store(&f.is_over, 1);
   shutdown(f.fd, SHUT_RDWR);

@@ -87,7 +87,7 @@ static void test_proxy_truncations(void) {
   static struct site s;
   uint16_t port;
   uint64_t cut = 0;
-  options.handshake_timeout_ms = 300;
+  options.handshake_timeout_ms = 1500;
   proxied_open(&s, &options, &loopback, &port);
   for (size_t i = 0; i < sizeof proxy_cases / sizeof proxy_cases[0]; i++) {
     for (uint32_t size = 0; size < proxy_cases[i].size; size++, cut++) {

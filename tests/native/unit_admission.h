@@ -60,7 +60,7 @@ static void unit_admission_sources(uint64_t seed) {
     model[i].at_s = now_s;
     enum admission_answer answer = admission_enter(&a, family, address, now_ns);
     if (model[i].tokens > 0.9999 && model[i].tokens < 1.0001) { /* rounding may say either */
-      model[i].tokens = answer == ADMISSION_COUNTED ? 0 : model[i].tokens;
+      model[i].tokens -= answer == ADMISSION_COUNTED;
       model[i].connections += answer == ADMISSION_COUNTED;
       continue;
     }
