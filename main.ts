@@ -23,7 +23,8 @@ import type { Store } from "./core/store/mod.ts";
 import { SysTopics } from "./core/sys_topics.ts";
 import { back_up_store, check_store, SqliteStore } from "./core/store/sqlite.ts";
 import manifest from "./deno.json" with { type: "json" };
-import { BuildError, ensure_library } from "./ffi/build.ts";
+import { choose_backend } from "./ffi/backend.ts";
+import { BuildError } from "./ffi/build.ts";
 import { Certificates } from "./ffi/certificates.ts";
 import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reactor.ts";
 import { end_event_streams } from "./routes/events.ts";
@@ -39,16 +40,25 @@ async function open_store(config: Config): Promise<Store> {
   }
 }
 
-async function make_reactor(config: Config, thread_count: number): Promise<OwnReactor> {
-  const backend = startup.backend_of(config.backend, Deno.build.os);
-  const library = await ensure_library(backend);
+/** What moves the bytes, and how it was chosen. */
+interface Moving {
+  readonly reactor: OwnReactor;
+  readonly thread_count: number;
+  readonly reason: string | undefined;
+}
+
+async function make_reactor(config: Config): Promise<Moving> {
+  const chosen = await choose_backend(startup.backends_of(config.backend, Deno.build.os));
+  const { backend, possible, reason } = chosen;
+  const thread_count = startup.thread_count_of(config, navigator.hardwareConcurrency, possible);
+  startup.check_connections(config.max_connections, thread_count, possible(thread_count));
   const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
   const { connects_per_s, connects_per_source_per_s, connections_per_source } = config;
   const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };
   const options = { ...limits, ...bounds, thread_count, connections_max };
-  const reactor = startup.start(backend, () => open_reactor(library, options));
+  const reactor = startup.start(backend, () => open_reactor(chosen.path, options));
   reactor.trust_proxies([...config.proxy_protocol, loopback]);
-  return reactor;
+  return { reactor, thread_count, reason };
 }
 
 /** Loads the certificates, when a listener needs them, and whenever they change. */
@@ -140,8 +150,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const format = Deno.stderr.isTerminal() ? "text" : "json";
   const log = new Log({ level, format, write, now_ms: Date.now });
   const store = await open_store(config);
-  const thread_count = startup.thread_count_of(config.io_threads, navigator.hardwareConcurrency);
-  const reactor = await make_reactor(config, thread_count);
+  const { reactor, thread_count, reason } = await make_reactor(config);
   await use_certificates(config, reactor, log);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
@@ -167,6 +176,7 @@ async function serve(args: readonly string[]): Promise<void> {
     version,
     duration_ms: performance.now(),
     backend: reactor.backend,
+    backend_reason: reason,
     thread_count,
     connections_max: reactor.connections_max,
     data: config.data,
@@ -212,7 +222,10 @@ async function examine_machine(args: readonly string[]): Promise<number> {
     },
     {
       name: "reactor",
-      run: () => ensure_library(startup.backend_of(config.backend, Deno.build.os)),
+      run: async () => {
+        const chosen = await choose_backend(startup.backends_of(config.backend, Deno.build.os));
+        return chosen.path + (chosen.reason === undefined ? "" : ` (${chosen.reason})`);
+      },
     },
     {
       name: "store",

@@ -2,22 +2,62 @@
  * What a start needs beside the parts themselves, pure: sizes that the machine decides, the
  * sentences of a start that fails, and what is printed when it succeeds.
  */
-import { type Address, type Config, format_address } from "./config.ts";
+import { type Address, type Config, format_address, io_threads_max } from "./config.ts";
 
 /** Why the service cannot start, as one sentence for the person who started it. */
 export class StartError extends Error {
   override readonly name = "StartError";
 }
 
-/** One core is left to JavaScript and the store. */
-export function thread_count_of(setting: Config["io_threads"], cores: number): number {
-  return setting === "auto" ? Math.max(1, cores - 1) : setting;
+/**
+ * One core is left to JavaScript and the store; more threads than cores only where one thread
+ * cannot hold its share of the connections.
+ * @param possible how many connections that many threads can hold
+ */
+export function thread_count_of(
+  config: Pick<Config, "io_threads" | "max_connections">,
+  cores: number,
+  possible: (thread_count: number) => number,
+): number {
+  if (config.io_threads !== "auto") return config.io_threads;
+  const least = Math.min(Math.max(1, cores - 1), io_threads_max);
+  if (config.max_connections === "auto") return least;
+  let count = least;
+  while (possible(count) < config.max_connections && count < io_threads_max) {
+    // Where descriptors are the process's, another thread holds no more.
+    if (possible(count + 1) <= possible(count)) return least;
+    count++;
+  }
+  return count;
 }
 
-/** @param os as in Deno.build.os */
-export function backend_of(setting: Config["backend"], os: string): "epoll" | "uring" | "kqueue" {
-  if (setting !== "auto") return setting;
-  return os === "darwin" || os === "freebsd" ? "kqueue" : "epoll";
+function threads_text(count: number): string {
+  return count === 1 ? "1 I/O thread" : `${count} I/O threads`;
+}
+
+/** @throws StartError when the machine cannot hold what is asked for. */
+export function check_connections(
+  setting: Config["max_connections"],
+  thread_count: number,
+  possible: number,
+): void {
+  if (setting === "auto" || setting <= possible) return;
+  throw new StartError(
+    `Cannot hold max_connections ${setting}: the open files that this process may have ` +
+      `(ulimit -n) allow ${possible} with ${threads_text(thread_count)}`,
+  );
+}
+
+/**
+ * The backends to try, best first.
+ * @param os as in Deno.build.os
+ */
+export function backends_of(
+  setting: Config["backend"],
+  os: string,
+): readonly ("epoll" | "uring" | "kqueue")[] {
+  if (setting !== "auto") return [setting];
+  return os === "linux" ? ["uring", "epoll"] : ["kqueue"];
 }
 
 /** POSIX errors of bind() and listen(), Linux's numbers and macOS's. */
@@ -100,6 +140,8 @@ export interface Started {
   readonly version: string;
   readonly duration_ms: number;
   readonly backend: string;
+  /** Why it is not the best one that there is, in words; undefined = it is. */
+  readonly backend_reason?: string | undefined;
   readonly thread_count: number;
   readonly connections_max: number;
   readonly data: string;
@@ -116,13 +158,14 @@ export function deno_command(executable: string, version: string): string {
 /** What is printed when the service is there; each command can be pasted as it is. */
 export function started_text(started: Started): string {
   const { http, mqtt, device, mqtts, device_tls } = started.listening;
-  const threads = `${started.thread_count} I/O thread${started.thread_count === 1 ? "" : "s"}`;
+  const threads = threads_text(started.thread_count);
   const lines = [
     `Longwire ${started.version} is ready after ${Math.round(started.duration_ms)} ms: ` +
     `${started.backend}, ${threads}, at most ${started.connections_max} connections, ` +
     (started.data === "memory" ? "nothing is kept" : `data in ${started.data}`),
-    "",
   ];
+  if (started.backend_reason !== undefined) lines.push(`(${started.backend_reason})`);
+  lines.push("");
   if (http !== undefined) lines.push(`  http    http://${format_address(http)}`);
   if (mqtt !== undefined) lines.push(`  mqtt    ${format_address(mqtt)}`);
   if (device !== undefined) lines.push(`  device  ${format_address(device)}`);

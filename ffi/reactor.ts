@@ -25,6 +25,8 @@ const command_bytes_max = 4 << 20;
 const symbols = {
   lw_layout: { parameters: ["buffer", "i32"], result: "i32" },
   lw_backend: { parameters: [], result: "pointer" },
+  lw_probe: { parameters: ["buffer", "i32"], result: "i32" },
+  lw_connections_possible: { parameters: ["u32"], result: "u32" },
   lw_open: { parameters: ["buffer", "buffer"], result: "i32" },
   lw_connections_max: { parameters: ["pointer"], result: "u32" },
   lw_close: { parameters: ["pointer"], result: "void" },
@@ -739,6 +741,25 @@ function walk(
     at += words[word];
   }
   return events;
+}
+
+/** Why the library at `path` cannot work on this machine, in words; undefined = it can. */
+export function probe_library(path: string): string | undefined {
+  const library = Deno.dlopen(path, symbols);
+  const why = new Uint8Array(256);
+  const result = library.symbols.lw_probe(why, why.length);
+  library.close();
+  if (result === 0) return undefined;
+  const text = new TextDecoder().decode(why.subarray(0, why.indexOf(0)));
+  return text === "" ? `errno ${-result}` : text;
+}
+
+/** How many connections this process may have with that many I/O threads. */
+export function connections_possible(path: string, thread_count: number): number {
+  const library = Deno.dlopen(path, symbols);
+  const count = library.symbols.lw_connections_possible(thread_count);
+  library.close();
+  return count;
 }
 
 /** Loads the library at `path` and starts its threads. */

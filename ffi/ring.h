@@ -1,5 +1,7 @@
 /* The event ring of one I/O thread: single producer (the thread), single consumer (the host).
  * Positions grow for ever and are masked; a record never wraps, a PAD record fills the end instead.
+ * An empty ring goes back to its start once in a while: memory that a burst needed once is not
+ * touched again, one stretch of it after the other, by those who came later.
  */
 #ifndef LONGWIRE_RING_H
 #define LONGWIRE_RING_H
@@ -10,6 +12,9 @@
 #include <string.h>
 
 #include "reactor.h"
+
+/* How often, in bytes, the producer looks whether the ring is empty. Power of two. */
+#define RING_HOME_BYTES (64u << 10)
 
 struct ring {
   uint8_t *bytes;
@@ -41,22 +46,34 @@ static inline int ring_has_room(struct ring *r) {
   return ring_free_bytes(r) >= wanted;
 }
 
+/* Fills the ring up to its end: the next record is its first. A multiple of 8 bytes, perhaps less
+ * than a header: size and type are all that is read. */
+static inline void ring_pad(struct ring *r, uint64_t at) {
+  uint32_t pad[2] = {(uint32_t)(r->capacity - at), LW_EVENT_PAD};
+  memcpy(r->bytes + at, pad, sizeof pad);
+  __atomic_store_n(&r->head, r->head + pad[0], __ATOMIC_RELEASE);
+}
+
+/* Whether a record of `size` bytes at `at` should rather be the first of the ring. */
+static inline int ring_goes_home(struct ring *r, uint64_t at, uint64_t size) {
+  if (((at ^ (at + size)) & ~(uint64_t)(RING_HOME_BYTES - 1)) == 0 || size > at) return 0;
+  return ring_free_bytes(r) == r->capacity;
+}
+
 /* Room for one record with that body, padding at the end included; NULL when there is none. Fill it
  * in, then ring_commit. */
 static inline struct lw_event *ring_reserve(struct ring *r, uint32_t body_size) {
   uint64_t size = (sizeof(struct lw_event) + body_size + 7) & ~(uint64_t)7;
   uint64_t at = r->head & (r->capacity - 1);
   uint64_t to_end = r->capacity - at;
-  uint64_t needed = size <= to_end ? size : size + to_end;
+  int goes_home = size > to_end || ring_goes_home(r, at, size);
+  uint64_t needed = goes_home ? size + to_end : size;
   if (r->capacity - (r->head - r->tail_seen) < needed && ring_free_bytes(r) < needed) {
     if (needed > r->needed) r->needed = needed;
     return NULL;
   }
-  if (size > to_end) {
-    /* to_end is a multiple of 8, perhaps less than a header: size and type are all that is read. */
-    uint32_t pad[2] = {(uint32_t)to_end, LW_EVENT_PAD};
-    memcpy(r->bytes + at, pad, sizeof pad);
-    __atomic_store_n(&r->head, r->head + to_end, __ATOMIC_RELEASE);
+  if (goes_home) {
+    ring_pad(r, at);
     at = 0;
   }
   struct lw_event *event = (struct lw_event *)(void *)(r->bytes + at);

@@ -18,8 +18,21 @@ export interface Build {
   /** The first that is there is taken. */
   readonly compilers: readonly string[];
   readonly flags: readonly string[];
+  /** C files beside the program's own. */
+  readonly sources?: readonly string[];
   /** Behind the source: some linkers take only what was asked for before. */
   readonly libraries?: readonly string[];
+}
+
+/** What makes the reactor run on a backend: Linux's kqueue is emulated, the backend is the same. */
+export function backend_parts(backend: string): Required<Pick<Build, "flags" | "sources">> {
+  const flags = [`-DLW_BACKEND_${backend.toUpperCase()}`];
+  if (backend !== "kqueue" || Deno.build.os !== "linux") return { flags, sources: [] };
+  const emulation = new URL("kqueue/", here);
+  return {
+    flags: [...flags, `-I${path_of(emulation)}`],
+    sources: [path_of(new URL("emulation.c", emulation))],
+  };
 }
 
 export const any_compiler = ["cc", "gcc", "clang"] as const;
@@ -100,7 +113,8 @@ async function problem_of(command: string, args: readonly string[]): Promise<str
 }
 
 function read_sources(): string[] {
-  return [here, reactor].flatMap((directory) => {
+  const emulation = new URL("kqueue/", here);
+  return [here, reactor, emulation, new URL("sys/", emulation)].flatMap((directory) => {
     const names = [...Deno.readDirSync(directory)].map(({ name }) => name);
     const sources = names.filter((name) => /\.[ch]$/.test(name)).sort();
     return sources.flatMap((name) => [name, Deno.readTextFileSync(new URL(name, directory))]);
@@ -131,9 +145,9 @@ export async function ensure_program(build: Build): Promise<string> {
   await Deno.mkdir(cache_directory, { recursive: true });
   // Built aside and renamed: a killed build never leaves half a program behind.
   const unfinished = `${path}.${Deno.pid}.tmp`;
-  const source = path_of(new URL(`${build.program}.c`, here));
+  const sources = [path_of(new URL(`${build.program}.c`, here)), ...(build.sources ?? [])];
   const { success, stderr } = await new Deno.Command(compiler.command, {
-    args: [...flags, "-o", unfinished, source, ...(build.libraries ?? [])],
+    args: [...flags, "-o", unfinished, ...sources, ...(build.libraries ?? [])],
     stdout: "null",
     stderr: "piped",
   }).output();
