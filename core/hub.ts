@@ -398,12 +398,22 @@ export class Hub implements ReactorHandler {
     session.transient = claim.transient;
     session.listener = this.drivers.indexOf(driver);
     this.#set(conn, session);
+    this.#take_certificate(session);
     try {
       claim.granted(session, present);
     } catch (error) {
       const refusal = this.#as_refusal(error, driver.name);
       this.close(session, refusal.code, refusal.message);
     }
+  }
+
+  /** Who the device is by its certificate, if it has shown one. */
+  #take_certificate(session: Session): void {
+    const shown = this.reactor.peer_certificate(session.conn, session.generation);
+    if (shown === undefined) return;
+    session.certificate = shown;
+    const { subject, fingerprint } = shown;
+    this.log.debug("device showed its certificate", { device: session.id, subject, fingerprint });
   }
 
   #detach(session: Session, code: Code, closed: Closed): void {
@@ -427,6 +437,7 @@ export class Hub implements ReactorHandler {
     session.conn = offline;
     session.closing = false;
     session.identified = false;
+    session.certificate = null;
     session.replay = null;
     session.behind_count = 0;
     session.delivered = 0;

@@ -3,7 +3,7 @@
  * log. A million of these are held at once, so fields are few, small and inline; what a session
  * needs only sometimes hangs behind one nullable field.
  */
-import type { Inflight } from "../ffi/reactor.ts";
+import type { Inflight, PeerCertificate } from "../ffi/reactor.ts";
 import type { Code } from "./codes.ts";
 import type { Message } from "./message.ts";
 import type { RetainedPage } from "./store/mod.ts";
@@ -118,6 +118,7 @@ interface Rare {
   replay: Replay | null;
   incoming: Map<number, number> | null;
   mqtt: MqttConnection | null;
+  certificate: PeerCertificate | null;
   will: Will | null;
   will_due_ms: number;
   ends_ms: number;
@@ -168,6 +169,7 @@ export class Session implements PublishOrigin {
       replay: null,
       incoming: null,
       mqtt: null,
+      certificate: null,
       will: null,
       will_due_ms: 0,
       ends_ms: 0,
@@ -334,6 +336,15 @@ export class Session implements PublishOrigin {
 
   set mqtt(state: MqttConnection | null) {
     if (state !== null || this.#rare !== null) this.#make_rare().mqtt = state;
+  }
+
+  /** What the device has shown on this connection, verified; null = nothing, or it is offline. */
+  get certificate(): PeerCertificate | null {
+    return this.#rare === null ? null : this.#rare.certificate;
+  }
+
+  set certificate(certificate: PeerCertificate | null) {
+    if (certificate !== null || this.#rare !== null) this.#make_rare().certificate = certificate;
   }
 
   /** Of the connection, or of one that is gone while its delay lasts [MQTT-3.1.2-8]. */

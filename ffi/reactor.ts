@@ -13,6 +13,7 @@ import {
   type PeerCertificate,
   type TlsOptions,
 } from "./tls.ts";
+export type { PeerCertificate } from "./tls.ts";
 
 const abi_version = 1;
 
@@ -344,6 +345,8 @@ class NativeReactor implements OwnReactor {
   readonly #batches: Uint32Array;
   readonly #stats = new BigUint64Array(stat_names.length + 2 * code_count);
   #waiting: Promise<unknown> = Promise.resolve();
+  /** False = no device has been asked for a certificate. */
+  #asks_certificates = false;
 
   constructor(path: string, options: ReactorOptions) {
     this.#library = Deno.dlopen(path, symbols);
@@ -588,6 +591,7 @@ class NativeReactor implements OwnReactor {
   }
 
   peer_certificate(conn: number, generation: number): PeerCertificate | undefined {
+    if (!this.#asks_certificates) return undefined;
     const raw = new Uint8Array(certificate_bytes_max);
     const size = this.#call.lw_peer_certificate(
       this.#handle,
@@ -605,8 +609,10 @@ class NativeReactor implements OwnReactor {
     const problem = new Uint8Array(512);
     const size = BigInt(raw.length);
     const room = BigInt(problem.length);
-    if (this.#call.lw_tls_configure(this.#handle, context, raw, size, problem, room) === 0) return;
-    throw new TlsError(new TextDecoder().decode(problem.subarray(0, problem.indexOf(0))));
+    if (this.#call.lw_tls_configure(this.#handle, context, raw, size, problem, room) !== 0) {
+      throw new TlsError(new TextDecoder().decode(problem.subarray(0, problem.indexOf(0))));
+    }
+    if (options.client_auth !== "none") this.#asks_certificates = true;
   }
 
   trust_proxies(networks: readonly Network[]): void {

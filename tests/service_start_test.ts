@@ -4,19 +4,9 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { help_text } from "../core/config.ts";
-import { run_main, type RunOptions, Service } from "./support/service.ts";
+import { failing_start, run_main, Service } from "./support/service.ts";
 
 const free_ports = ["--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--device", "127.0.0.1:0"];
-
-/** Starts it, for nothing: answers what it said on stderr. */
-async function failing_start(args: readonly string[], options: RunOptions = {}): Promise<string> {
-  const program = run_main(["serve", ...args], options);
-  const code = await program.status();
-  const said = program.stderr.seen.join("\n");
-  assertEquals(code, 1, said);
-  assertEquals(program.stdout.seen, []);
-  return said;
-}
 
 Deno.test("a port that is in use", async () => {
   await using service = await Service.start();

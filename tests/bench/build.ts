@@ -39,9 +39,12 @@ async function hash(parts: readonly string[]): Promise<string> {
  * Path of the program made of `name`.c and the headers beside it.
  * @throws BuildError when there is no compiler or the source does not compile here.
  */
-export async function ensure_program(name: "load" | "probe" | "raw"): Promise<string> {
+export async function ensure_program(
+  name: "load" | "load_tls" | "probe" | "raw",
+): Promise<string> {
   const [command, version] = await find_compiler();
-  const sources = [`${name}.c`];
+  const sources = name === "load_tls" ? ["load_tls.c", "load.c"] : [`${name}.c`];
+  const libraries = name === "load_tls" ? ["-lssl", "-lcrypto"] : [];
   for await (const entry of Deno.readDir(here)) {
     if (entry.name.endsWith(".h")) sources.push(entry.name);
   }
@@ -58,8 +61,8 @@ export async function ensure_program(name: "load" | "probe" | "raw"): Promise<st
   // Built aside and renamed: a killed build never leaves half a program behind.
   const unfinished = `${path}.${Deno.pid}.tmp`;
   const source = decodeURIComponent(new URL(`${name}.c`, here).pathname);
-  const out = await new Deno.Command(command, { args: [...flags, "-o", unfinished, source] })
-    .output();
+  const args = [...flags, "-o", unfinished, source, ...libraries];
+  const out = await new Deno.Command(command, { args }).output();
   if (!out.success) {
     throw new BuildError(`Cannot build ${name}.c with ${command}:\n${text.decode(out.stderr)}`);
   }

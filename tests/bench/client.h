@@ -46,15 +46,20 @@ struct conn {
   uint8_t *out;      /* what the socket did not take */
   uint64_t sequence; /* subscriber: the next one expected */
   uint64_t acked;    /* publisher: messages acknowledged, in order */
+  void *layer;       /* the transport's, between begin and end */
   char topic[TOPIC_BYTES_MAX];
 };
 
-/* How bytes reach the wire. Both return like recv and send: -1 and EAGAIN when nothing moves. */
+/* How bytes reach the wire. Reading and writing answer like recv and send: -1 and EAGAIN when
+ * nothing moves. */
 struct transport {
   const char *name;
+  int (*begin)(struct conn *c); /* when TCP is connected; -1 = it cannot. NULL = nothing to do */
+  void (*end)(struct conn *c);  /* before the socket is closed; NULL = nothing to do */
   ssize_t (*read)(struct conn *c, void *out, size_t size);
   ssize_t (*write)(struct conn *c, const void *bytes, size_t size);
   bool short_read_is_end; /* less than asked for means that nothing is left */
+  bool is_layered;        /* what was read may be what writing waited for */
 };
 
 /* Everything that went wrong or is counted for the connections of one client. */
@@ -149,6 +154,7 @@ static inline void conn_close(struct client *cl, struct conn *c, int why_errno) 
   }
   if (c->state != CONN_LEAVING && why_errno) cl->last_errno = why_errno;
   c->state = CONN_CLOSED;
+  if (c->layer) cl->transport->end(c);
   close(c->fd);
   free(c->partial);
   free(c->out);
@@ -326,12 +332,14 @@ static inline void client_event(struct client *cl, struct conn *c, uint32_t even
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error) return conn_close(cl, c, error);
     if (!(events & EPOLLOUT)) return;
+    if (cl->transport->begin && cl->transport->begin(c) != 0) return conn_close(cl, c, ENOMEM);
     conn_greet(cl, c);
     return;
   }
   if (events & EPOLLOUT && c->out_bytes) conn_flush(cl, c);
   if (c->state == CONN_CLOSED || !(events & ~(uint32_t)EPOLLOUT)) return;
   conn_readable(cl, c);
+  if (cl->transport->is_layered && c->state != CONN_CLOSED && c->out_bytes) conn_flush(cl, c);
   /* An orderly end after the last bytes makes no new edge: look once more. */
   if (c->state != CONN_CLOSED && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) conn_readable(cl, c);
 }

@@ -12,7 +12,9 @@
  *
  * Run without arguments, it lists every key.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <signal.h>
@@ -28,6 +30,9 @@
 #include "framing_http.h"
 #include "histogram.h"
 
+#ifndef LOAD_TRANSPORT
+#define LOAD_TRANSPORT transport_plain
+#endif
 #define PUBLISH_BUFFER_BYTES (256u << 10)
 #define PROCESSES_MAX 256u
 #define SERVER_PIDS_MAX 64u
@@ -542,7 +547,7 @@ static bool streams_drained(const struct streams *all) {
 static void client_prepare(struct client *cl, const struct options *o, uint32_t conns_count) {
   struct rlimit files;
   cl->framing = o->framing;
-  cl->transport = &transport_plain;
+  cl->transport = &LOAD_TRANSPORT;
   cl->server = o->server;
   cl->source_address = SOURCE_FIRST;
   cl->client_tag = (uint32_t)getpid();

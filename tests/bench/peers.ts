@@ -3,6 +3,7 @@
  * its own, and stopped again by the process ids that it was given. What is not installed is said,
  * and the run goes on without it.
  */
+import { type CertificateFiles, make_certificate } from "../support/certificates.ts";
 import { cache_directory, ensure_program } from "./build.ts";
 
 const project = new URL("../../", import.meta.url);
@@ -69,10 +70,12 @@ async function launch_mosquitto(
   port: number,
   directory: string,
   persistence: boolean,
+  certificate?: CertificateFiles,
 ): Promise<Launch> {
   const command = find_program("mosquitto");
   const lines = [
     `listener ${port} ${host}`,
+    ...(certificate ? [`certfile ${certificate.cert}`, `keyfile ${certificate.key}`] : []),
     "allow_anonymous true",
     "set_tcp_nodelay true",
     // 0 = no limit: dropping is not what is measured.
@@ -159,6 +162,26 @@ export const peer_kinds: readonly PeerKind[] = [
     about: "the same with persistence true: in memory, written every 30 minutes and at its end",
     version: ["mosquitto", "-h"],
     launch: (port, directory) => launch_mosquitto(port, directory, true),
+  },
+  {
+    name: "longwire-tls",
+    about: "Longwire over TLS, --data memory, P-256 certificate",
+    launch: async (port, directory, options) => {
+      const { cert, key } = await make_certificate(directory, "server");
+      const launch = await launch_longwire(port, "memory", options);
+      const args = launch.args.with(launch.args.indexOf("--mqtt"), "--mqtts");
+      const tls = ["--mqtt", `${host}:0`, "--tls_cert", cert, "--tls_key", key];
+      return { ...launch, args: [...args, ...tls] };
+    },
+  },
+  {
+    name: "mosquitto-tls",
+    about: "mosquitto over TLS, the same certificate, no persistence",
+    version: ["mosquitto", "-h"],
+    launch: async (port, directory) => {
+      const certificate = await make_certificate(directory, "server");
+      return await launch_mosquitto(port, directory, false, certificate);
+    },
   },
   {
     name: "nats",

@@ -77,7 +77,8 @@ function median_column(title: string, name: string, digits: number, scale = 1): 
 /** What the others are measured by, where it takes part. */
 function ratio_column(yardstick: string): Column {
   return [`x ${yardstick}`, (peer, all) => {
-    const other = all.peers.find((one) => one.peer === yardstick);
+    const names = [yardstick, `${yardstick}-tls`];
+    const other = all.peers.find((one) => names.includes(one.peer));
     return rounded(ratio(peer, other, "deliveries_per_s"), 2);
   }];
 }

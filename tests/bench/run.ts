@@ -126,7 +126,8 @@ async function run_load(
   });
   const before = scenario.fleet_devices > 0 ? await look() : undefined;
   let held = before;
-  const child = new Deno.Command(await ensure_program("load"), {
+  const program = scenario.over === "tls" ? "load_tls" : "load";
+  const child = new Deno.Command(await ensure_program(program), {
     args: [...args, `server=${address}`, `pids=${peer.pid}`],
     stdin: "null",
     stdout: "piped",

@@ -12,7 +12,7 @@ export interface Scenario {
   readonly seconds: number;
   readonly table: TableKind;
   /** What load.c connects to. */
-  readonly over: "mqtt" | "http";
+  readonly over: "mqtt" | "http" | "tls";
   /** A device that is away has subscribed to everything, so there is somebody to keep it for. */
   readonly has_keeper: boolean;
   /** The event loop is watched where there is HTTP to ask. */
@@ -143,12 +143,32 @@ function fleet_scenario(mode: "hold" | "steady", values: Values): Scenario {
   };
 }
 
+const tls_peers = ["longwire-tls", "mosquitto-tls"];
+
+/** The same streams and devices over TLS; connecting is where the handshakes are. */
+function tls_scenarios(values: Values): Scenario[] {
+  const over_tls = (scenario: Scenario): Scenario => ({
+    ...scenario,
+    name: `tls-${scenario.name}`,
+    title: `TLS, ${scenario.title}`,
+    peers: tls_peers,
+    over: "tls",
+    is_inspected: false,
+  });
+  const streams = [
+    ...streams_of("fanout").filter(({ name }) => name.includes("qos0")),
+    stream_scenario("pairs", 0, true),
+  ];
+  return [...streams, fleet_scenario("hold", values)].map(over_tls);
+}
+
 const groups: Record<string, (values: Values) => Scenario[]> = {
   fanout: () => streams_of("fanout"),
   pairs: () => streams_of("pairs"),
   durable: () => durable_scenarios(),
   hold: (values) => [fleet_scenario("hold", values)],
   steady: (values) => [fleet_scenario("steady", values)],
+  tls: tls_scenarios,
 };
 
 /** The name of the scenario that is no comparison of peers: offline.ts runs it. */

@@ -35,6 +35,18 @@ export function run_main(args: readonly string[], options: RunOptions = {}): Pro
   });
 }
 
+/** Starts the service for nothing; answers what it said on stderr before it ended with 1. */
+export async function failing_start(
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<string> {
+  const program = run_main(["serve", ...args], options);
+  const code = await program.status();
+  const said = program.stderr.seen.join("\n");
+  if (code === 1 && program.stdout.seen.length === 0) return said;
+  throw new Error(`status ${code}: ${program.stdout.seen.join("\n")}\n${said}`);
+}
+
 const any_port = "127.0.0.1:0";
 
 export interface ServiceOptions extends RunOptions {
@@ -52,6 +64,9 @@ export class Service {
     readonly http: string,
     readonly mqtt: Address,
     readonly device: Address,
+    /** Only with settings that open them. */
+    readonly mqtts: Address | undefined,
+    readonly device_tls: Address | undefined,
   ) {}
 
   /** Starts one and waits until it has said where it listens. */
@@ -68,12 +83,14 @@ export class Service {
         const code = await program.status();
         throw new Error(`the service ended with ${code}: ${program.stderr.seen.join("\n")}`);
       }
-      const found = /^ {2}(http|mqtt|device)\s+(\S+)$/.exec(line);
+      const found = /^ {2}(http|mqtts?|device(?:_tls)?)\s+(\S+)$/.exec(line);
       if (found !== null) places[found[1]] = found[2];
       else if (line.startsWith("Try")) break;
     }
-    const { http, mqtt, device } = places;
-    return new Service(program, http, address_of(mqtt), address_of(device));
+    const { http, mqtt, device, mqtts, device_tls } = places;
+    const maybe = (place?: string) => place === undefined ? undefined : address_of(place);
+    const tls = [maybe(mqtts), maybe(device_tls)] as const;
+    return new Service(program, http, address_of(mqtt), address_of(device), ...tls);
   }
 
   get log(): readonly string[] {
