@@ -217,6 +217,7 @@ export class MqttDriver implements Driver {
     if (is_qos_2(token)) {
       answered = session.incoming?.get(packet_id) ?? token;
       this.#forget_incoming(session, packet_id);
+      this.sessions.changed(session); // it may have been written down while the store was asked
     }
     if (!this.#is_current(session, answered)) return;
     this.#acked(session);

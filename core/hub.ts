@@ -14,6 +14,7 @@ import { offline, type PublishAnswers, Session, SubscriptionOptions, Wire } from
 import type { Exchange, Will } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 import { SharedSubscriptions } from "./shared.ts";
+import type { Soon } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
 
 /** One device protocol: what its packets mean. Drivers hold no state of a connection. */
@@ -96,9 +97,12 @@ export class Hub implements ReactorHandler {
     /** By listener, in the order of Reactor.listen(). */
     readonly drivers: Driver[] = [],
   ) {
-    this.#replayer = new Replayer(reactor, router, log, (session, from, to) => {
+    const keep = (session: Session) => this.#keep(session);
+    const on_gap = (session: Session, from: number, to: number) => {
       this.driver_of(session).on_gap(session, from, to);
-    }, (session) => this.shared.live(session));
+    };
+    const on_live = (session: Session) => this.shared.live(session);
+    this.#replayer = new Replayer(reactor, router, log, keep, on_gap, on_live);
     this.shared = new SharedSubscriptions(router, sessions, log);
   }
 
@@ -296,7 +300,7 @@ export class Hub implements ReactorHandler {
    * connection.
    */
   when_kept(session: Session, answer: () => void): void {
-    const kept = this.sessions.keep(session);
+    const kept = this.#keep(session);
     if (!(kept instanceof Promise)) return answer();
     const { conn, generation } = session;
     const is_there = () =>
@@ -308,6 +312,14 @@ export class Hub implements ReactorHandler {
       const code = error instanceof Refusal ? error.code : codes.store_unavailable;
       if (is_there()) this.close(session, code, code.meaning);
     });
+  }
+
+  #keep(session: Session): Soon<void> {
+    try {
+      return this.sessions.keep(session);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   #get(conn: number): Session | Handshake | undefined {

@@ -39,6 +39,8 @@ export class Replayer {
     readonly reactor: Reactor,
     readonly router: Router,
     readonly log: Log,
+    /** Writes a session down. */
+    readonly keep: (session: Session) => Soon<void>,
     readonly on_gap: (session: Session, from: number, to: number) => void,
     readonly on_live: (session: Session) => void,
   ) {}
@@ -47,7 +49,7 @@ export class Replayer {
   start(session: Session): void {
     const { dispatched } = this.router;
     if (session.inflight === null && session.cursor >= dispatched) {
-      session.cursor = dispatched;
+      session.move_cursor(dispatched);
       return;
     }
     const replay = this.#begin(session, session.cursor);
@@ -141,6 +143,7 @@ export class Replayer {
       resends: [],
       resent: null,
       retained: null,
+      is_kept: false,
       is_untouched: false,
     };
   }
@@ -219,6 +222,18 @@ export class Replayer {
     let handed = 0;
     while (replay.resends.length > 0 && replay.room > 0) {
       const [exchange] = replay.resends;
+      // The device forgets the packet id with PUBREL, so nothing may forget it here.
+      if (exchange.released && !replay.is_kept) {
+        const kept = this.keep(session);
+        if (kept instanceof Promise) {
+          this.#later(session, replay, kept, () => {
+            replay.is_kept = true;
+            this.#go_on(session, replay);
+          });
+          return handed;
+        }
+        replay.is_kept = true;
+      }
       // Also one that has expired since [MQTT-4.3.3-7].
       const found = exchange.released ? undefined : this.router.store.get(exchange.seq);
       if (found instanceof Promise) {
@@ -332,7 +347,7 @@ export class Replayer {
     for (const message of page.messages) {
       // What has been stored but not dispatched yet comes live.
       if (message.offset > dispatched) break;
-      if (replay.resent?.has(message.offset)) continue;
+      if (replay.resent?.has(message.offset) || session.over?.has(message.offset)) continue;
       const options = this.#wanted(session, message, message.offset);
       if (options < 0 || Math.min(SubscriptionOptions.qos(options), message.qos) === 0) continue;
       const dup = message.offset <= session.unsure_to;
@@ -349,7 +364,7 @@ export class Replayer {
   }
 
   #go_live(session: Session, replay: Replay): void {
-    if (replay.is_untouched) session.cursor = replay.after;
+    if (replay.is_untouched) session.move_cursor(replay.after);
     session.replay = null;
     session.since = null;
     session.unsure_to = 0;

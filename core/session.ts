@@ -82,6 +82,8 @@ export interface Replay {
   resent: Set<number> | null;
   /** Retained messages that go out first, filter by filter. */
   retained: RetainedSend[] | null;
+  /** Every exchange that goes on with PUBREL is in the store. */
+  is_kept: boolean;
   /** The connection has been sent no stored message: none can come back unacknowledged. */
   is_untouched: boolean;
 }
@@ -115,6 +117,7 @@ export interface MqttConnection {
 /** What a session has only sometimes: most of a million sessions have none of it. */
 interface Rare {
   inflight: Map<number, Exchange> | null;
+  over: Set<number> | null;
   replay: Replay | null;
   incoming: Map<number, number> | null;
   mqtt: MqttConnection | null;
@@ -141,7 +144,10 @@ export const expiry_never_s = 0xffffffff;
 export class Session implements PublishOrigin {
   conn = offline;
   generation = 0;
-  /** Nothing up to this offset need be sent again, except what `inflight` lists. */
+  /**
+   * Nothing up to this offset need be sent again, except what `inflight` lists; of what comes after
+   * it, not what `over` lists.
+   */
   cursor = 0;
   appends_pending = 0;
   /** Publishes of this connection whose exchange is not over [MQTT-3.3.4-9]. */
@@ -166,6 +172,7 @@ export class Session implements PublishOrigin {
   #make_rare(): Rare {
     return this.#rare ??= {
       inflight: null,
+      over: null,
       replay: null,
       incoming: null,
       mqtt: null,
@@ -266,10 +273,40 @@ export class Session implements PublishOrigin {
     if (some !== null || this.#rare !== null) this.#make_rare().inflight = some;
   }
 
-  /** The device has acknowledged the exchange, or it cannot be completed. */
+  /**
+   * The device has acknowledged the exchange, or it cannot be completed. A QoS 2 message of the log
+   * that the cursor does not cover yet is remembered instead: a crash must not send it again.
+   */
   exchange_over(packet_id: number): void {
     const { inflight } = this;
-    if (inflight?.delete(packet_id) && inflight.size === 0) this.inflight = null;
+    const known = inflight?.get(packet_id);
+    if (inflight === null || known === undefined) return;
+    inflight.delete(packet_id);
+    if (inflight.size === 0) this.inflight = null;
+    const { seq, qos, aside } = known;
+    if (qos === 2 && !aside && seq > this.cursor) (this.#make_rare().over ??= new Set()).add(seq);
+  }
+
+  /**
+   * Offsets after the cursor that are done with: of QoS 2 messages that were completed before older
+   * ones were acknowledged. Never empty; as many as the in-flight window holds.
+   */
+  get over(): ReadonlySet<number> | null {
+    return this.#rare === null ? null : this.#rare.over;
+  }
+
+  set over(offsets: Set<number> | null) {
+    const some = offsets === null || offsets.size === 0 ? null : offsets;
+    if (some !== null || this.#rare !== null) this.#make_rare().over = some;
+  }
+
+  /** Nothing up to this offset need be sent again any more, except what `inflight` lists. */
+  move_cursor(offset: number): void {
+    this.cursor = offset;
+    const over = this.#rare === null ? null : this.#rare.over;
+    if (over === null) return;
+    for (const each of over) if (each <= offset) over.delete(each);
+    if (over.size === 0) this.over = null;
   }
 
   /** Filters that were added during a replay and want only what comes after an offset. */

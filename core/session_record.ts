@@ -9,6 +9,8 @@ interface StoredState {
   readonly wire: Wire;
   readonly expiry_s: number;
   readonly inflight: readonly Exchange[];
+  /** Offsets after the cursor whose exchange is over; absent = none. */
+  readonly over?: readonly number[];
   /** Packet ids of QoS 2 publishes received and not released. */
   readonly incoming: readonly number[];
   /** It had a connection, which the end of the process ended. */
@@ -57,7 +59,7 @@ function will_of(stored: StoredWill): Will {
 }
 
 export function stored_session(session: Session): StoredSession {
-  const { will } = session;
+  const { will, over } = session;
   const state: StoredState = {
     wire: session.wire,
     expiry_s: session.expiry_s,
@@ -66,6 +68,7 @@ export function stored_session(session: Session): StoredSession {
     connected: session.connected,
     since: [...session.since ?? []],
     will_due_ms: session.will_due_ms,
+    ...(over === null ? {} : { over: [...over] }),
     ...(will === null ? {} : { will: stored_will(will) }),
   };
   const subscriptions = [...session.subscriptions()].map(([filter, options]) => ({
@@ -100,6 +103,8 @@ export function session_of(
   session.cursor = stored.cursor;
   session.expiry_s = state.expiry_s;
   session.inflight = new Map(state.inflight.map((exchange) => [exchange.packet_id, exchange]));
+  // A cursor is also written alone.
+  session.over = new Set(state.over?.filter((offset) => offset > stored.cursor));
   session.incoming = new Map(state.incoming.map((packet_id) => [packet_id, 0]));
   for (const { filter, options } of stored.subscriptions) {
     session.subscribe(filter, options);

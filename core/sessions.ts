@@ -4,6 +4,7 @@
  * the store before it is told, unless the session is transient.
  */
 import { expiry_never_s, type PublishAnswers, Session, type Wire } from "./session.ts";
+import { in_slices, write_dirty } from "./dirty.ts";
 import type { Exchange, Will } from "./session.ts";
 import type { Log } from "./log.ts";
 import { session_of, stored_session } from "./session_record.ts";
@@ -28,8 +29,10 @@ export interface Groups {
   /** All sessions have been told of. */
   prune(): void;
   forget(session: Session): void;
-  /** Rows that are out of date. */
+  /** Rows that are out of date; taken as written. */
   changes(): Iterable<StoredSession>;
+  /** The row could not be written, or deleted. */
+  unwritten(id: string): void;
 }
 
 export class Sessions {
@@ -43,12 +46,15 @@ export class Sessions {
   /** Sessions whose cursor moved since it was written, and those of which more changed. */
   readonly #moved = new Set<Session>();
   readonly #changed = new Set<Session>();
+  /** Ids of rows that could not be deleted. */
+  readonly #undeleted = new Set<string>();
   /** Offline sessions that end, or whose will is due, at some time: by tick. */
   readonly #alarms = new Map<number, Set<Session>>();
   /** Ticks before this one have passed. */
   #next_tick: number;
   #timer: ReturnType<typeof setInterval> | undefined;
   #flushed_ms = 0;
+  #flushing: Promise<void> | null = null;
 
   constructor(readonly store: Store, readonly now_ms: () => number, readonly log: Log) {
     this.#next_tick = tick_of(now_ms());
@@ -85,7 +91,8 @@ export class Sessions {
   /** Ends the clock and writes what changed. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#flush();
+    await this.#flushing;
+    await this.flush();
   }
 
   /** The session of this id: the one that is there, or a new one (always, when `clean`). */
@@ -128,12 +135,20 @@ export class Sessions {
     this.#moved.delete(session);
     this.#changed.delete(session);
     session.stored = true;
-    return this.store.put_session(stored_session(session));
+    this.#undeleted.delete(session.id); // this row takes the place of that one
+    try {
+      const written = this.store.put_session(stored_session(session));
+      if (written instanceof Promise) written.catch(() => this.changed(session));
+      return written;
+    } catch (error) {
+      this.changed(session);
+      throw error;
+    }
   }
 
   /** Something changed that is written some time later. */
   changed(session: Session): void {
-    if (!session.transient) this.#changed.add(session);
+    if (!session.transient && this.#by_id.get(session.id) === session) this.#changed.add(session);
   }
 
   /** Ends a session; a will that still waited is due now [MQTT-3.1.3-9]. */
@@ -149,17 +164,19 @@ export class Sessions {
 
   /** Writes, or deletes, a row that is not a session. */
   put_record(record: StoredSession): void {
-    this.#background(this.store.put_session(record));
+    const unwritten = () => this.groups?.unwritten(record.id);
+    this.#undeleted.delete(record.id);
+    this.#background(() => this.store.put_session(record), unwritten);
   }
 
   delete_record(id: string): void {
-    this.#background(this.store.delete_session(id));
+    this.#background(() => this.store.delete_session(id), () => this.#undeleted.add(id));
   }
 
   /** The device has acknowledged everything up to an offset. */
   acked(session: Session, offset: number): void {
     if (offset <= session.cursor) return;
-    session.cursor = offset;
+    session.move_cursor(offset);
     if (!session.transient) this.#moved.add(session);
   }
 
@@ -177,14 +194,14 @@ export class Sessions {
     session.will = will;
     if (will !== null) session.will_due_ms = this.now_ms() + will.delay_s * 1000;
     if (session.transient || session.expiry_s === 0) return this.forget(session);
-    session.cursor = Math.max(session.cursor, cursor);
+    session.move_cursor(Math.max(session.cursor, cursor));
     session.inflight = inflight;
     session.ends_ms = session.expiry_s === expiry_never_s
       ? 0
       : this.now_ms() + session.expiry_s * 1000;
     if (will?.delay_s === 0) this.#publish_will(session);
     this.#set_alarm(session);
-    this.#background(this.keep(session));
+    this.#background(() => this.keep(session));
   }
 
   #publish_will(session: Session): void {
@@ -197,7 +214,7 @@ export class Sessions {
 
   #delete(session: Session): void {
     session.stored = false;
-    this.#background(this.store.delete_session(session.id));
+    this.delete_record(session.id);
   }
 
   #is_over(session: Session): boolean {
@@ -234,48 +251,68 @@ export class Sessions {
     for (; this.#next_tick <= tick; this.#next_tick++) this.#ring(this.#next_tick);
     if (now_ms - this.#flushed_ms < cursor_flush_ms) return;
     this.#flushed_ms = now_ms;
-    void this.#flush();
+    if (this.#flushing !== null) return;
+    this.#flushing = this.flush().finally(() => this.#flushing = null);
   }
 
   #ring(tick: number): void {
     const due = this.#alarms.get(tick);
     if (due === undefined) return;
     this.#alarms.delete(tick);
-    const now_ms = this.now_ms();
-    for (const session of due) {
-      session.alarm_tick = 0;
-      if (session.connected || this.#by_id.get(session.id) !== session) continue;
-      if (this.#is_over(session)) {
-        this.expired++;
-        this.forget(session);
-        continue;
-      }
-      if (session.will_due_ms > 0 && session.will_due_ms <= now_ms) {
-        this.#publish_will(session);
-        this.#background(this.keep(session));
-      }
-      this.#set_alarm(session);
-    }
+    // After a restart a whole fleet may be due at once.
+    void in_slices(due, (session) => {
+      if (session.alarm_tick === tick) this.#ring_one(session);
+    });
   }
 
-  async #flush(): Promise<void> {
-    const writes: Soon<void>[] = [];
-    const changed = [...this.#changed];
-    for (const session of changed) writes.push(this.keep(session));
-    for (const record of this.groups?.changes() ?? []) writes.push(this.store.put_session(record));
-    for (const { id, cursor } of this.#moved) writes.push(this.store.put_cursor(id, cursor));
-    this.#moved.clear();
+  #ring_one(session: Session): void {
+    const now_ms = this.now_ms();
+    session.alarm_tick = 0;
+    if (session.connected || this.#by_id.get(session.id) !== session) return;
+    if (this.#is_over(session)) {
+      this.expired++;
+      // Deleted with the next flush, at the disk's pace: a crash before it finds it expired.
+      if (session.stored) this.#undeleted.add(session.id);
+      session.stored = false;
+      this.forget(session);
+      return;
+    }
+    if (session.will_due_ms > 0 && session.will_due_ms <= now_ms) {
+      this.#publish_will(session);
+      this.#background(() => this.keep(session));
+    }
+    this.#set_alarm(session);
+  }
+
+  /** Writes what is out of date; what cannot be written stays so. */
+  async flush(): Promise<void> {
     try {
-      await Promise.all(writes);
+      await write_dirty(this.#undeleted, (id) => this.store.delete_session(id));
+      await write_dirty(this.#changed, (session) => this.keep(session));
+      // After the sessions: what a group has handed over is in one of them.
+      for (const record of this.groups?.changes() ?? []) this.put_record(record);
+      await write_dirty(this.#moved, (session) => this.#put_cursor(session));
     } catch (error) {
-      // A cursor that is not written is only older: what it covers would be sent again.
-      for (const session of changed) if (session.stored) this.#changed.add(session);
       this.log.warn("cannot write sessions", { error: String(error) });
     }
   }
 
-  #background(done: Soon<void>): void {
-    if (!(done instanceof Promise)) return;
-    done.catch((error) => this.log.error("cannot write a session", { error: String(error) }));
+  #put_cursor(session: Session): Soon<void> {
+    if (session.transient || this.#by_id.get(session.id) !== session) return;
+    return this.store.put_cursor(session.id, session.cursor);
+  }
+
+  /** Nobody waits for it; `failed` sees to it that it is tried again. */
+  #background(write: () => Soon<void>, failed: () => void = () => {}): void {
+    const on_error = (error: unknown) => {
+      failed();
+      this.log.warn("cannot write a session", { error: String(error) });
+    };
+    try {
+      const done = write();
+      if (done instanceof Promise) done.catch(on_error);
+    } catch (error) {
+      on_error(error);
+    }
   }
 }

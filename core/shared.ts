@@ -196,6 +196,11 @@ export class SharedSubscriptions {
     return kept;
   }
 
+  unwritten(filter: string): void {
+    const entry = this.#entries.get(filter);
+    if (entry !== undefined) entry.written = "not written";
+  }
+
   /** Rows that are out of date: those of groups that outlive the process. */
   *changes(): Generator<StoredSession> {
     for (const [filter, entry] of this.#entries) {
