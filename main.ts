@@ -12,6 +12,7 @@ import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
 import { Metrics } from "./core/metrics.ts";
+import { open_gate } from "./core/open_gate.ts";
 import { proxy_header } from "./core/protocol/proxy_header.ts";
 import { Router } from "./core/router.ts";
 import { Wire } from "./core/session.ts";
@@ -154,7 +155,8 @@ async function serve(args: readonly string[]): Promise<void> {
   await use_certificates(config, reactor, log);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
-  const hub = new Hub(reactor, router, sessions, log);
+  const { gate, stop: stop_gate } = await open_gate(config, log, Date.now, Deno.readTextFile);
+  const hub = new Hub(reactor, router, sessions, log, [], gate);
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
@@ -168,7 +170,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const open_mqtt = listen_bridge(hub, mqtt);
   const stopping = { is_stopping: () => is_stopping };
-  const context = { router, store, metrics, log, now_ms, ...stopping, refused, open_mqtt };
+  const context = { gate, router, store, metrics, log, now_ms, ...stopping, refused, open_mqtt };
   const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
   const running = hub.run();
@@ -186,6 +188,7 @@ async function serve(args: readonly string[]): Promise<void> {
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
   sys.stop();
+  stop_gate();
   const close_http = () => {
     end_event_streams(context);
     return http?.shutdown() ?? Promise.resolve();

@@ -40,7 +40,7 @@ const rows = {
   taken_over: [12, "Another connection took the session over", 409, 0x8e, 0, false],
   topic_invalid: [13, "The topic name is not valid", 400, 0x90, 0, false],
   filter_invalid: [14, "The topic filter is not valid", 400, 0x8f, 0, false],
-  unauthorized: [15, "No valid credentials", 401, 0x86, 4, false],
+  unauthorized: [15, "No valid credentials", 401, 0x87, 5, false],
   forbidden: [16, "The credentials do not allow this", 403, 0x87, 5, false],
   payload_invalid: [17, "The payload is not of the declared form", 400, 0x99, 0, false],
   body_too_large: [18, "The body is larger than the limit", 413, 0x95, 0, false],
@@ -77,6 +77,12 @@ const rows = {
   source_limit: [49, "The address has as many connections as it may", 429, 0x97, 3, true],
   upgrade_required: [51, "This path speaks WebSocket only", 426, 0x80, 0, false],
   receive_maximum: [50, "More publishes in flight than Receive Maximum", 429, 0x93, 0, true],
+  token_expired: [52, "The token has expired", 401, 0x87, 5, false],
+  quota_exceeded: [53, "The tenant or device has used up what it may", 429, 0x97, 3, true],
+  keys_unavailable: [54, "The keys for tokens cannot be had now", 503, 0x83, 3, true],
+  headers_too_large: [55, "The request's headers are larger than the limit", 431, 0x95, 0, false],
+  body_timeout: [56, "The body did not come in time", 408, 0x80, 0, true],
+  encoding_unsupported: [57, "The Content-Encoding is not supported", 415, 0x80, 0, false],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

@@ -6,6 +6,7 @@
 import { log_levels } from "./log.ts";
 import type { LogLevel } from "./log.ts";
 import { type Network, parse_network } from "./network.ts";
+import { template_problem } from "./permission.ts";
 
 /** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
 export interface Address {
@@ -45,6 +46,26 @@ export interface Config {
   readonly io_threads: number | "auto";
   readonly max_connections: number | "auto";
   readonly node_id: string;
+  /** File of the keys that tokens are checked with, and URL of more; "" = none. */
+  readonly keys: string;
+  readonly jwks: string;
+  /** Of tokens; "" = any. */
+  readonly issuer: string;
+  readonly audience: string;
+  readonly clock_skew_s: number;
+  readonly certificate_devices: "off" | "common_name";
+  /** Templates of topic filters (permission.ts). */
+  readonly certificate_publish: readonly string[];
+  readonly certificate_subscribe: readonly string[];
+  /** Limits of each tenant and device; 0 = no bound. */
+  readonly tenant_connections: number;
+  readonly tenant_subscriptions: number;
+  readonly tenant_publishes_per_s: number;
+  readonly tenant_bytes_per_s: number;
+  /** File of the limits of some tenants; "" = none. */
+  readonly tenants: string;
+  readonly device_publishes_per_s: number;
+  readonly device_bytes_per_s: number;
   readonly log_level: LogLevel;
   /** 0 = connections are closed at once. */
   readonly shutdown_timeout_s: number;
@@ -131,6 +152,33 @@ const network_list: Type<readonly Network[]> = {
   },
 };
 
+const template_list: Type<readonly string[]> = {
+  form: "topic filters, comma-separated",
+  parse: (text) => {
+    const templates = text === "" ? [] : text.split(",").map((each) => each.trim());
+    for (const template of templates) {
+      const problem = template_problem(template);
+      if (problem !== undefined) return { problem };
+    }
+    return { value: templates };
+  },
+};
+
+const any_text: Type<string> = { form: "text", parse: (text) => ({ value: text }) };
+
+const keys_url: Type<string> = {
+  form: "URL",
+  parse: (text) => {
+    if (text === "") return { value: text };
+    const url = URL.parse(text);
+    if (url === null) return { problem: "it is not a URL" };
+    const is_local = url.hostname === "localhost" || url.hostname === "[::1]" ||
+      url.hostname.startsWith("127.");
+    if (url.protocol === "https:" || url.protocol === "http:" && is_local) return { value: text };
+    return { problem: "it must begin with https://, or the keys could be anybody's" };
+  },
+};
+
 const node_name: Type<string> = {
   form: "name",
   parse: (text) =>
@@ -185,6 +233,7 @@ const connections_max = 2 ** 24;
 /** PROXY_NETWORKS_MAX of ffi/proxy.h */
 const networks_max = 64;
 const rate_max = 1_000_000;
+const tenant_rate_max = 10 ** 12;
 
 /** The one table. The order is that of the help text and of the README. */
 export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> } = {
@@ -293,6 +342,88 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     fallback: "",
     help: "name of this node; unset, the host name",
   },
+  keys: {
+    type: path,
+    fallback: "",
+    help: "file of the keys that tokens are checked with: a JWK set or PEM; read again every 5 s",
+  },
+  jwks: {
+    type: keys_url,
+    fallback: "",
+    help: "URL of a JWK set; asked every 5 minutes and when a token names a key that is not there",
+  },
+  issuer: {
+    type: any_text,
+    fallback: "",
+    help: "what the claim iss of each token must be; unset, anything",
+  },
+  audience: {
+    type: any_text,
+    fallback: "",
+    help: "what the claim aud of each token must be or have; unset, anything",
+  },
+  clock_skew_s: {
+    type: whole_number(0, 300),
+    fallback: "5",
+    unit: "s",
+    help: "how far the clock of whoever makes tokens may be from this one",
+  },
+  certificate_devices: {
+    type: choice("off", "common_name"),
+    fallback: "off",
+    help: "whether a device's certificate says which device it is, and lets it in without a token",
+  },
+  certificate_publish: {
+    type: template_list,
+    fallback: "devices/{device_id}/#",
+    help: "where such a device may publish",
+  },
+  certificate_subscribe: {
+    type: template_list,
+    fallback: "devices/{device_id}/#",
+    help: "what such a device may subscribe to",
+  },
+  tenant_connections: {
+    type: whole_number(0, connections_max),
+    fallback: "0",
+    unit: "connections",
+    help: "devices and streams that each tenant may have; 0 is no bound, so for the next three",
+  },
+  tenant_subscriptions: {
+    type: whole_number(0, tenant_rate_max),
+    fallback: "0",
+    unit: "subscriptions",
+    help: "subscriptions of the connected devices of each tenant",
+  },
+  tenant_publishes_per_s: {
+    type: whole_number(0, tenant_rate_max),
+    fallback: "0",
+    unit: "publishes/s",
+    help: "what each tenant may publish; as much at once after a second of silence",
+  },
+  tenant_bytes_per_s: {
+    type: whole_number(0, tenant_rate_max),
+    fallback: "0",
+    unit: "bytes/s",
+    help: "the same in payload bytes",
+  },
+  tenants: {
+    type: path,
+    fallback: "",
+    help: 'JSON file of the limits of some tenants: {"acme": {"publishes_per_s": 1000}}',
+  },
+  device_publishes_per_s: {
+    type: whole_number(0, tenant_rate_max),
+    fallback: "0",
+    unit: "publishes/s",
+    help: "what each device may publish; 0 is no bound",
+  },
+  device_bytes_per_s: {
+    type: whole_number(0, tenant_rate_max),
+    fallback: "0",
+    unit: "bytes/s",
+    help: "the same in payload bytes",
+  },
   log_level: {
     type: choice(...log_levels),
     fallback: "info",
@@ -391,6 +522,17 @@ function parse_setting(
 
 const listener_names = ["http", "mqtt", "device", "mqtts", "device_tls"] as const;
 
+/**
+ * Whether whoever connects to a listener has to show who it is. A device may do so by its
+ * certificate too.
+ */
+function is_guarded(name: SettingName, values: Partial<Config>): boolean {
+  const { keys, jwks, certificate_devices, tls_client_auth } = values;
+  if ((keys ?? "") !== "" || (jwks ?? "") !== "") return true;
+  const is_tls = name === "mqtts" || name === "device_tls";
+  return is_tls && certificate_devices === "common_name" && tls_client_auth === "required";
+}
+
 /** What holds between settings, and promise 8: without keys, loopback only. */
 function check_listeners(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
   const taken = new Map<string, SettingName>();
@@ -399,7 +541,7 @@ function check_listeners(values: Partial<Config>, given: GivenSettings, problems
     if (address === undefined) continue;
     const text = format_address(address);
     const { name: source, place } = given[name] ?? { name, place: "" };
-    if (!is_loopback(address)) {
+    if (!is_loopback(address) && !is_guarded(name, values)) {
       problems.push(
         `Cannot listen on ${text} without keys: ${source}${place} must be a loopback address ` +
           `(127.0.0.1, [::1] or localhost), because without keys whoever connects may do anything`,

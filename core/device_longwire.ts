@@ -6,9 +6,11 @@
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Reactor } from "../ffi/reactor.ts";
+import { admit_publish } from "./access.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import type { Driver, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
+import { plain_name } from "./namespace.ts";
 import {
   type Ack,
   decode_frame,
@@ -57,17 +59,21 @@ export class LongwireDriver implements Driver {
     if (hello.type !== "hello") {
       throw new Refusal(codes.protocol_error, "The first frame must be Hello");
     }
-    const id = hello.session_id === "" ? `auto-${crypto.randomUUID()}` : hello.session_id;
-    const present = this.sessions.get(id);
-    if (present?.connected && !this.#knows_secret(id, hello.resume_secret)) {
-      throw new Refusal(codes.session_in_use);
-    }
-    this.hub.claim(conn, generation, this, {
-      id,
-      wire: Wire.longwire,
-      clean: hello.clean,
-      transient: hello.clean,
-      granted: (session, found) => this.#granted(session, found, hello),
+    const shown = { id: hello.session_id, token: hello.token };
+    this.hub.identify(conn, generation, this, Wire.longwire, shown, ({ id: plain, access }) => {
+      const id = access === null ? plain : access.tenant.id(plain);
+      const present = this.sessions.get(id);
+      if (present?.connected && !this.#knows_secret(id, hello.resume_secret)) {
+        throw new Refusal(codes.session_in_use);
+      }
+      this.hub.claim(conn, generation, this, {
+        id,
+        access,
+        wire: Wire.longwire,
+        clean: hello.clean,
+        transient: hello.clean,
+        granted: (session, found) => this.#granted(session, found, hello),
+      });
     });
   }
 
@@ -187,7 +193,7 @@ export class LongwireDriver implements Driver {
       // What is stored but not dispatched yet still comes live.
       head_offset: this.router.dispatched,
       boot_id: this.#boot_id,
-      session_id: session.id,
+      session_id: plain_name(session.id),
     });
   }
 
@@ -217,25 +223,26 @@ export class LongwireDriver implements Driver {
   }
 
   #publish(session: Session, frame: PublishFrame): void {
-    const { request_id, topic, payload, qos, retain, ttl_ms, key, properties } = frame;
+    const { request_id, payload, qos, retain, ttl_ms, key, properties } = frame;
     const token = token_of(session, request_id);
     const time_ms = this.now_ms();
     const expires_ms = ttl_ms === 0 ? 0 : Math.min(time_ms + ttl_ms, Number.MAX_SAFE_INTEGER);
+    const admitted = admit_publish(session.access, frame.topic, payload.length, time_ms);
+    const topic = typeof admitted === "string" ? admitted : frame.topic;
     const plain = { topic, payload, qos, retain, time_ms, expires_ms, key };
     const message = properties === undefined ? plain : { ...plain, properties };
-    if (topic.startsWith("$SYS/")) {
-      const refusal = new Refusal(codes.forbidden, "$SYS is the server's own");
-      return this.router.refuse(message, session, token, refusal);
-    }
+    if (typeof admitted !== "string") return this.router.refuse(message, session, token, admitted);
     this.router.publish(message, session, token, session);
   }
 
   #subscribe(session: Session, { request_id, subscriptions }: SubscribeFrame): void {
     const results: number[] = [];
     const retained: [filter: string, options: number][] = [];
+    const tenant = session.access?.tenant;
     let is_lost = false;
     for (const wanted of subscriptions) {
-      const { filter, qos } = wanted;
+      const { qos } = wanted;
+      const filter = tenant?.filter(wanted.filter) ?? wanted.filter;
       const refusal = this.hub.refusal_of(session, filter);
       results.push(refusal?.number ?? codes.normal.number);
       if (refusal !== null) continue;
@@ -266,8 +273,11 @@ export class LongwireDriver implements Driver {
   }
 
   #unsubscribe(session: Session, { request_id, filters }: UnsubscribeFrame): void {
+    const tenant = session.access?.tenant;
     const results = filters.map((filter) => {
-      const code = this.hub.unsubscribe(session, filter) ? codes.normal : codes.not_found;
+      const code = this.hub.unsubscribe(session, tenant?.filter(filter) ?? filter)
+        ? codes.normal
+        : codes.not_found;
       return code.number;
     });
     this.hub.when_kept(session, () => {

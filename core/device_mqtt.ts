@@ -3,10 +3,12 @@
  * connection: that lies in the session. Clause ids are those of MQTT 5.
  */
 import type { Reactor } from "../ffi/reactor.ts";
+import { type Access, admit_publish, admit_will } from "./access.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import type { Driver, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
 import type { Message, Qos } from "./message.ts";
+import { plain_name } from "./namespace.ts";
 import {
   check_from_client,
   type Connect,
@@ -44,6 +46,9 @@ const type_publish = 3;
 function version_of(session: Session): Version {
   return session.wire === Wire.mqtt5 ? 5 : 4;
 }
+
+/** A token is ASCII: what is not UTF-8 is none. */
+const decoder = new TextDecoder();
 
 /** What may be told to a client that is refused: its version and its limits, as far as known. */
 interface Refusable {
@@ -86,34 +91,31 @@ export class MqttDriver implements Driver {
     }
     const packet_bytes_max = connect.properties?.maximum_packet_bytes ?? Infinity;
     this.#first = { version, packet_bytes_max };
-    this.#check_connect(connect);
-    // [MQTT-3.1.3-6], [MQTT-3.1.3-7]
-    const id = connect.client_id === "" ? `auto-${crypto.randomUUID()}` : connect.client_id;
+    if (connect.properties?.authentication_method !== undefined) { // [MQTT-4.12.0-1]
+      throw new Refusal(codes.auth_method);
+    }
     const expiry_s = connect.version === 5
       ? connect.properties?.session_expiry_s ?? 0
       : connect.clean_start
       ? 0
       : expiry_never_s;
-    this.hub.claim(conn, generation, this, {
-      id,
-      wire: connect.version === 5 ? Wire.mqtt5 : Wire.mqtt4,
-      clean: connect.clean_start,
-      transient: expiry_s === 0,
-      granted: (session, present) => this.#granted(session, present, connect, expiry_s),
+    const wire = connect.version === 5 ? Wire.mqtt5 : Wire.mqtt4;
+    // The user name says nothing that the token does not.
+    const token = connect.password === undefined ? "" : decoder.decode(connect.password);
+    // [MQTT-3.1.3-6], [MQTT-3.1.3-7]
+    this.hub.identify(conn, generation, this, wire, { id: connect.client_id, token }, (who) => {
+      const { id, access } = who;
+      const will = connect.will === undefined ? null : will_of(connect.will, access);
+      this.hub.claim(conn, generation, this, {
+        id: access === null ? id : access.tenant.id(id),
+        access,
+        wire,
+        clean: connect.clean_start,
+        transient: expiry_s === 0,
+        granted: (session, present) => this.#granted(session, present, connect, expiry_s, will),
+      });
     });
     this.#first = unknown_client;
-  }
-
-  #check_connect({ properties, client_id, will }: Connect): void {
-    if (properties?.authentication_method !== undefined) { // [MQTT-4.12.0-1]
-      throw new Refusal(codes.auth_method);
-    }
-    if (is_shared(client_id)) { // shared subscriptions are kept under such names
-      throw new Refusal(codes.client_id_invalid, "Client ids must not begin with $share/");
-    }
-    if (will !== undefined && is_own(will.topic)) {
-      throw new Refusal(codes.forbidden, "$SYS is the server's own");
-    }
   }
 
   refuse_first(
@@ -221,15 +223,30 @@ export class MqttDriver implements Driver {
     }
     if (!this.#is_current(session, answered)) return;
     this.#acked(session);
-    // 3.1.1 cannot refuse a PUBLISH: without its PUBACK the client sends it again when it is back.
-    if (session.wire !== Wire.mqtt5) return this.hub.close(session, code, detail);
+    // 3.1.1 cannot refuse a PUBLISH. What is never allowed is acknowledged and dropped, or the
+    // client would send it for ever [MQTT-3.3.5-2]; anything else it sends again when it is back.
+    if (session.wire !== Wire.mqtt5) {
+      if (code !== codes.forbidden) return this.hub.close(session, code, detail);
+      return this.#acknowledge_dropped(session, packet_id, answered);
+    }
     const type = is_qos_2(token) ? "pubrec" : "puback";
     const reason_code = reason_for(type, 5, code);
     this.#send(session, { type, packet_id, reason_code }, session.mqtt?.terse ? "" : detail);
   }
 
-  #granted(session: Session, present: boolean, connect: Connect, expiry_s: number): void {
-    const will = connect.will === undefined ? null : will_of(connect.will);
+  /** Answers a publish of 3.1.1 that was refused as if it had been taken. */
+  #acknowledge_dropped(session: Session, packet_id: number, token: number): void {
+    if (is_qos_2(token)) this.#remember_incoming(session, packet_id, 0); // until its PUBREL
+    this.#answer(session, token, 0);
+  }
+
+  #granted(
+    session: Session,
+    present: boolean,
+    connect: Connect,
+    expiry_s: number,
+    will: Will | null,
+  ): void {
     this.sessions.opened(session, expiry_s, will);
     session.acks_pending = 0;
     const terse = connect.properties?.request_problem_information === false;
@@ -260,7 +277,8 @@ export class MqttDriver implements Driver {
         receive_maximum: limits.receive_max,
         maximum_packet_bytes: limits.frame_bytes_max,
         topic_alias_maximum: limits.topic_alias_max,
-        ...(connect.client_id === "" ? { assigned_client_id: session.id } : {}), // [MQTT-3.2.2-16]
+        // [MQTT-3.2.2-16]
+        ...(connect.client_id === "" ? { assigned_client_id: plain_name(session.id) } : {}),
         ...(keepalive_s === connect.keepalive_s ? {} : { server_keepalive_s: keepalive_s }),
       },
     };
@@ -292,8 +310,11 @@ export class MqttDriver implements Driver {
     const payload = passes
       ? bytes.subarray(view.payload_begin, view.payload_end)
       : bytes.slice(view.payload_begin, view.payload_end);
+    const payload_bytes = view.payload_end - view.payload_begin;
+    const admitted = refusal ?? admit_publish(session.access, topic, payload_bytes, time_ms);
+    const why = typeof admitted === "string" ? null : admitted;
     const plain = {
-      topic,
+      topic: typeof admitted === "string" ? admitted : topic,
       payload,
       qos,
       retain,
@@ -304,11 +325,7 @@ export class MqttDriver implements Driver {
     let { properties } = view;
     if (retain || session.no_local) properties = { ...properties, publisher: session.id };
     const message: Message = properties === undefined ? plain : { ...plain, properties };
-    if (refusal !== null) return this.router.refuse(message, session, token, refusal);
-    if (is_own(topic)) {
-      const own = new Refusal(codes.forbidden, "$SYS is the server's own");
-      return this.router.refuse(message, session, token, own);
-    }
+    if (why !== null) return this.router.refuse(message, session, token, why);
     this.router.publish(message, session, token, session);
   }
 
@@ -358,14 +375,19 @@ export class MqttDriver implements Driver {
     const packet_id = token & 0xffff;
     const known = incoming?.get(packet_id);
     if (known === undefined) {
-      if (incoming === null) session.incoming = new Map([[packet_id, token]]);
-      else incoming.set(packet_id, token);
+      this.#remember_incoming(session, packet_id, token);
       return true;
     }
     // While the store works on it, the answer is still to come: to this connection then.
     if (known !== 0) incoming!.set(packet_id, token);
     else this.#answer(session, token, 0);
     return false;
+  }
+
+  #remember_incoming(session: Session, packet_id: number, token: number): void {
+    const { incoming } = session;
+    if (incoming === null) session.incoming = new Map([[packet_id, token]]);
+    else incoming.set(packet_id, token);
   }
 
   #forget_incoming(session: Session, packet_id: number): boolean {
@@ -395,15 +417,17 @@ export class MqttDriver implements Driver {
     const identifier = packet.properties?.subscription_id ?? 0;
     const reason_codes: number[] = [];
     const retained: [filter: string, options: number][] = [];
+    const tenant = session.access?.tenant;
     let detail = "";
     for (const wanted of packet.subscriptions) {
-      const refusal = this.hub.refusal_of(session, wanted.filter);
+      const filter = tenant?.filter(wanted.filter) ?? wanted.filter;
+      const refusal = this.hub.refusal_of(session, filter);
       if (refusal !== null) {
         reason_codes.push(reason_for("suback", version_of(session), refusal));
         detail = refusal.meaning;
         continue;
       }
-      const { filter, qos, retain_as_published, no_local, retain_handling } = wanted;
+      const { qos, retain_as_published, no_local, retain_handling } = wanted;
       const options = SubscriptionOptions.pack(qos, retain_as_published, no_local, identifier);
       const is_new = session.options_of(filter) === undefined;
       this.hub.subscribe(session, filter, options);
@@ -425,8 +449,11 @@ export class MqttDriver implements Driver {
 
   #unsubscribe(session: Session, packet: Unsubscribe): void {
     const { packet_id, filters } = packet;
+    const tenant = session.access?.tenant;
     const found = filters.map((filter) => {
-      return this.hub.unsubscribe(session, filter) ? 0 : no_subscription_existed;
+      return this.hub.unsubscribe(session, tenant?.filter(filter) ?? filter)
+        ? 0
+        : no_subscription_existed;
     });
     const reason_codes = session.wire === Wire.mqtt5 ? found : [];
     this.hub.when_kept(session, () => {
@@ -478,14 +505,11 @@ export class MqttDriver implements Driver {
 /** Publishes that nobody waits for. */
 const nobody = { appends_pending: 0, published(): void {}, refused(): void {} };
 
-/** Topics under which the service alone publishes. */
-function is_own(topic: string): boolean {
-  return topic.startsWith("$SYS/");
-}
-
-function will_of(will: NonNullable<Connect["will"]>): Will {
+/** Throws Refusal where the client may not publish it. */
+function will_of(will: NonNullable<Connect["will"]>, access: Access | null): Will {
   const { will_delay_s = 0, message_expiry_s = -1, ...properties } = will.properties ?? {};
-  const { topic, payload, qos, retain } = will;
+  const { payload, qos, retain } = will;
+  const topic = admit_will(access, will.topic);
   const message = { topic, payload, qos, retain, key: "", properties };
   return { message, delay_s: will_delay_s, expiry_s: message_expiry_s };
 }

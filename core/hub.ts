@@ -5,12 +5,16 @@
  * answered.
  */
 import type { Closed, Reactor, ReactorHandler, Settled } from "../ffi/reactor.ts";
+import type { Access } from "./access.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
+import type { Due } from "./deadlines.ts";
+import type { Gate, Shown, Who } from "./gate.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
 import { offline, type PublishAnswers, Session, SubscriptionOptions, Wire } from "./session.ts";
+import { device_id_problem, new_id, plain_filter } from "./namespace.ts";
 import type { Exchange, Will } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 import { SharedSubscriptions } from "./shared.ts";
@@ -53,9 +57,26 @@ class Handshake {
   ) {}
 }
 
+/** A connection of which the keys are being asked who it is. */
+class Arrival {
+  constructor(readonly driver: Driver, readonly generation: number, readonly wire: Wire) {}
+}
+
+/** Ends a connection when its token does. */
+class Expiry implements Due {
+  constructor(readonly hub: Hub, readonly session: Session, readonly access: Access) {}
+
+  due(): void {
+    if (this.session.access === this.access) this.hub.close(this.session, codes.token_expired);
+  }
+}
+
 /** What a driver wants when the first packet was good. */
 export interface Claim {
+  /** As the service knows it (namespace.ts). */
   readonly id: string;
+  /** null = everything. */
+  readonly access: Access | null;
   readonly wire: Wire;
   /** Forget what an earlier connection of the session left behind. */
   readonly clean: boolean;
@@ -70,19 +91,29 @@ export interface Claim {
 /** How long the loop goes on before it lets HTTP and timers have a turn. */
 const slice_ms = 4;
 
+function count_subscriptions(session: Session, more: number): void {
+  const { access } = session;
+  if (access !== null) access.tenant.usage.subscriptions += more;
+}
+
 function refusal_of_filter(session: Session, filter: string): Code | null {
+  const forbidden = session.access?.refusal_of_filter(plain_filter(filter));
+  if (forbidden) return forbidden.code;
   // Longwire devices acknowledge cumulatively: they cannot have every third message of a topic.
   if (is_shared(filter) && session.wire === Wire.longwire) return codes.shared_unsupported;
-  const is_more = session.options_of(filter) === undefined;
-  return is_more && session.subscription_count >= limits.subscriptions_per_session_max
-    ? codes.subscription_limit
-    : null;
+  if (session.options_of(filter) !== undefined) return null;
+  if (session.subscription_count >= limits.subscriptions_per_session_max) {
+    return codes.subscription_limit;
+  }
+  return session.access?.refusal_of_subscription()?.code ?? null;
 }
+
+type Slot = Session | Handshake | Arrival | undefined;
 
 export class Hub implements ReactorHandler {
   /** Subscriptions that were refused, by code: for metrics. */
   readonly filters_refused = new Map<Code, number>();
-  readonly #slots: (Session | Handshake | undefined)[][] = [];
+  readonly #slots: Slot[][] = [];
   /** Sessions whose connection is being closed for a successor. */
   readonly #successors = new Map<Session, Handshake>();
   readonly #replayer: Replayer;
@@ -96,6 +127,8 @@ export class Hub implements ReactorHandler {
     readonly log: Log,
     /** By listener, in the order of Reactor.listen(). */
     readonly drivers: Driver[] = [],
+    /** null = everybody may do everything. */
+    readonly gate: Gate | null = null,
   ) {
     const keep = (session: Session) => this.#keep(session);
     const on_gap = (session: Session, from: number, to: number) => {
@@ -145,12 +178,57 @@ export class Hub implements ReactorHandler {
   }
 
   /**
+   * Finds out who a connection is, now or when the keys have been asked, and goes on with that.
+   * `then` may throw Refusal; what the first packet's frame lay in may be gone.
+   */
+  identify(
+    conn: number,
+    generation: number,
+    driver: Driver,
+    wire: Wire,
+    shown: Omit<Shown, "certified">,
+    then: (who: Who) => void,
+  ): void {
+    const { gate } = this;
+    if (gate === null) {
+      const problem = device_id_problem(shown.id);
+      if (problem !== undefined) throw new Refusal(codes.client_id_invalid, problem);
+      return then({ id: shown.id || new_id(), access: null });
+    }
+    const certified = gate.takes_certificates
+      ? this.reactor.peer_certificate(conn, generation)?.common_name ?? ""
+      : "";
+    const who = gate.admit({ ...shown, certified });
+    if (!(who instanceof Promise)) return then(who);
+    const arrival = new Arrival(driver, generation, wire);
+    this.#set(conn, arrival);
+    const go_on = (step: () => void) => {
+      if (this.#get(conn) !== arrival) return; // it has gone meanwhile
+      this.#set(conn, undefined);
+      try {
+        step();
+      } catch (error) {
+        const { code, message } = this.#as_refusal(error, driver.name);
+        this.#refuse_first(driver, conn, generation, code, message, wire);
+      }
+      this.router.schedule_turn();
+    };
+    who.then((found) => go_on(() => then(found)), (error) =>
+      go_on(() => {
+        throw error;
+      }));
+  }
+
+  /**
    * Binds a connection to the session `claim.id`, at once or when its earlier connection is gone.
    */
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
     const handshake = new Handshake(driver, conn, generation, claim);
     const present = this.sessions.get(claim.id);
-    if (present === undefined || !present.connected) return this.#grant(handshake);
+    if (present === undefined || !present.connected) {
+      claim.access?.tenant.check_connections();
+      return this.#grant(handshake);
+    }
     this.#set(conn, handshake);
     const waiting = this.#successors.get(present);
     if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
@@ -178,6 +256,9 @@ export class Hub implements ReactorHandler {
     if (slot instanceof Session && slot.generation === generation) this.close(slot, why);
     else if (slot instanceof Handshake && slot.generation === generation) {
       this.#refuse(slot, why, why.meaning);
+    } else if (slot instanceof Arrival && slot.generation === generation) {
+      this.#set(conn, undefined);
+      this.#refuse_first(slot.driver, conn, generation, why, why.meaning, slot.wire);
     } else this.#refuse_first(this.drivers[listener], conn, generation, why, why.meaning);
   }
 
@@ -240,11 +321,12 @@ export class Hub implements ReactorHandler {
    * on.
    */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
+    const before = session.options_of(filter);
+    if (before === undefined) count_subscriptions(session, 1);
     if (is_shared(filter)) {
       session.subscribe(filter, options);
       return this.shared.join(session, filter, options);
     }
-    const before = session.options_of(filter);
     if (before !== undefined) this.router.fanout.leave(session, filter, before);
     else if (!session.identified && SubscriptionOptions.identifier(options) > 0) {
       this.#identify(session);
@@ -259,8 +341,12 @@ export class Hub implements ReactorHandler {
   /** Why a session may not subscribe to a filter; null = it may. */
   refusal_of(session: Session, filter: string): Code | null {
     const code = refusal_of_filter(session, filter);
-    if (code !== null) this.filters_refused.set(code, (this.filters_refused.get(code) ?? 0) + 1);
+    if (code !== null) this.#count_refused(code);
     return code;
+  }
+
+  #count_refused(code: Code): void {
+    this.filters_refused.set(code, (this.filters_refused.get(code) ?? 0) + 1);
   }
 
   /** Makes the fan-out treat a session as one that uses Subscription Identifiers. */
@@ -273,6 +359,7 @@ export class Hub implements ReactorHandler {
 
   /** Makes a session that is back hear what it subscribed to, and gets it what it missed. */
   resume(session: Session): void {
+    this.#keep_allowed(session);
     for (const [, options] of session.subscriptions()) {
       if (SubscriptionOptions.identifier(options) > 0) session.identified = true;
     }
@@ -285,10 +372,26 @@ export class Hub implements ReactorHandler {
     }
   }
 
+  /** A session may have been subscribed to more than this connection's token allows. */
+  #keep_allowed(session: Session): void {
+    const { access } = session;
+    if (access === null) return;
+    for (const [filter] of [...session.subscriptions()]) {
+      const refusal = access.refusal_of_filter(plain_filter(filter));
+      if (refusal === null) continue;
+      this.#count_refused(refusal.code);
+      if (is_shared(filter)) this.shared.part(session, filter);
+      session.unsubscribe(filter);
+      this.sessions.changed(session);
+    }
+    count_subscriptions(session, session.subscription_count);
+  }
+
   /** Undoes subscribe(); answers whether there was such a subscription. */
   unsubscribe(session: Session, filter: string): boolean {
     const options = session.options_of(filter);
     if (options === undefined) return false;
+    count_subscriptions(session, -1);
     if (is_shared(filter)) this.shared.part(session, filter);
     else this.router.fanout.leave(session, filter, options);
     session.unsubscribe(filter);
@@ -322,11 +425,11 @@ export class Hub implements ReactorHandler {
     }
   }
 
-  #get(conn: number): Session | Handshake | undefined {
+  #get(conn: number): Slot {
     return this.#slots[conn >>> 24]?.[conn & 0xffffff];
   }
 
-  #set(conn: number, slot: Session | Handshake | undefined): void {
+  #set(conn: number, slot: Slot): void {
     (this.#slots[conn >>> 24] ??= [])[conn & 0xffffff] = slot;
   }
 
@@ -411,6 +514,7 @@ export class Hub implements ReactorHandler {
     session.listener = this.drivers.indexOf(driver);
     this.#set(conn, session);
     this.#take_certificate(session);
+    if (claim.access !== null) this.#hold(session, claim.access);
     try {
       claim.granted(session, present);
     } catch (error) {
@@ -428,7 +532,27 @@ export class Hub implements ReactorHandler {
     this.log.debug("device showed its certificate", { device: session.id, subject, fingerprint });
   }
 
+  /** Counts the connection for its tenant, and ends it when its token does. */
+  #hold(session: Session, access: Access): void {
+    session.access = access;
+    access.tenant.usage.connections++;
+    const ends_ms = this.gate!.ends_ms(access);
+    if (ends_ms === 0) return;
+    access.expiry = new Expiry(this, session, access);
+    this.gate!.deadlines.add(ends_ms, access.expiry);
+  }
+
+  #let_go(session: Session, access: Access): void {
+    count_subscriptions(session, -session.subscription_count);
+    session.access = null;
+    access.tenant.usage.connections--;
+    if (access.expiry !== null) {
+      this.gate!.deadlines.remove(this.gate!.ends_ms(access), access.expiry);
+    }
+  }
+
   #detach(session: Session, code: Code, closed: Closed): void {
+    if (session.access !== null) this.#let_go(session, session.access);
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);
     }

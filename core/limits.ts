@@ -111,6 +111,23 @@ export const limits = Object.freeze({
   idempotency_key_max: 255,
   /** How long an idempotency key is remembered. */
   idempotency_ttl_ms: 600_000,
+  /** Longest token, bytes. */
+  token_bytes_max: 8 << 10,
+  /** Topic filters in one claim of a token. */
+  token_filters_max: 64,
+  /** Tokens that were found good and are remembered by their hash. */
+  tokens_cached_max: 1 << 14,
+  /** Keys of one set, and bytes of the set. */
+  keys_max: 64,
+  keys_bytes_max: 256 << 10,
+  /** How often a key set is read again at most, when a token names a key that is not in it. */
+  keys_refetch_ms: 10_000,
+  /** How long a JWKS URL may take to answer. */
+  keys_timeout_ms: 5_000,
+  /** Tenants that the service knows at once. */
+  tenants_max: 1 << 14,
+  /** Tenants that have a label of their own in metrics; the others share one. */
+  tenant_labels_max: 100,
   /** How long a Longwire session is kept for a device that is away. */
   longwire_session_expiry_s: 86_400,
 });

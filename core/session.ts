@@ -4,6 +4,7 @@
  * needs only sometimes hangs behind one nullable field.
  */
 import type { Inflight, PeerCertificate } from "../ffi/reactor.ts";
+import type { Access } from "./access.ts";
 import type { Code } from "./codes.ts";
 import type { Message } from "./message.ts";
 import type { RetainedPage } from "./store/mod.ts";
@@ -116,6 +117,7 @@ export interface MqttConnection {
 
 /** What a session has only sometimes: most of a million sessions have none of it. */
 interface Rare {
+  access: Access | null;
   inflight: Map<number, Exchange> | null;
   over: Set<number> | null;
   replay: Replay | null;
@@ -171,6 +173,7 @@ export class Session implements PublishOrigin {
 
   #make_rare(): Rare {
     return this.#rare ??= {
+      access: null,
       inflight: null,
       over: null,
       replay: null,
@@ -382,6 +385,15 @@ export class Session implements PublishOrigin {
 
   set certificate(certificate: PeerCertificate | null) {
     if (certificate !== null || this.#rare !== null) this.#make_rare().certificate = certificate;
+  }
+
+  /** What the connection may do; null = everything, or there is none. */
+  get access(): Access | null {
+    return this.#rare === null ? null : this.#rare.access;
+  }
+
+  set access(access: Access | null) {
+    if (access !== null || this.#rare !== null) this.#make_rare().access = access;
   }
 
   /** Of the connection, or of one that is gone while its delay lasts [MQTT-3.1.2-8]. */

@@ -7,6 +7,7 @@
  * follows.
  */
 import { limits } from "./limits.ts";
+import { is_reserved } from "./namespace.ts";
 
 const nul = 0x00;
 const hash = 0x23;
@@ -44,6 +45,7 @@ export function filter_problem(filter: string): string | undefined {
   if (has_wildcard(filter.slice(share_prefix.length, group_end))) {
     return "the group after $share/ must not contain + or #"; // [MQTT-4.8.2-2]
   }
+  if (is_reserved(filter, group_end + 1)) return "a filter must not begin with $ and U+0001";
   return wildcard_problem(filter, group_end + 1);
 }
 
@@ -104,6 +106,8 @@ export function filter_matches(filter: string, topic: string): boolean {
 /** What topics and filters have in common: length, levels and well-formed text. */
 function text_problem(text: string, what: "topic" | "filter"): string | undefined {
   if (text.length === 0) return `a ${what} must have at least one character`; // [MQTT-4.7.3-1]
+  // Where tenants lie (namespace.ts). Section 1.5.4 lets a server refuse control characters.
+  if (is_reserved(text)) return `a ${what} must not begin with $ and U+0001`;
   let bytes = 0;
   let levels = 1;
   // A text has at least as many bytes as UTF-16 units: what is far too long is not even read.
@@ -292,10 +296,10 @@ export class TopicTree<T extends NonNullable<unknown>> {
       this.#forget(filter);
       return;
     }
-    const problem = filter_problem(filter);
-    if (problem !== undefined || filter.startsWith(share_prefix)) {
-      throw new Error(`topic_tree.ts: "${filter}" was set: ${problem ?? "it is a shared filter"}`);
-    }
+    const problem = filter.startsWith(share_prefix)
+      ? "it is a shared filter"
+      : wildcard_problem(filter, 0);
+    if (problem !== undefined) throw new Error(`topic_tree.ts: "${filter}" was set: ${problem}`);
     const names = filter.split("/");
     const is_below = names[names.length - 1] === "#";
     if (is_below) names.pop();

@@ -4,6 +4,7 @@
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Message, Qos } from "./message.ts";
+import { is_reserved, plain_name } from "./namespace.ts";
 import { encode_message_into, message_bytes_max } from "./protocol/longwire.ts";
 import { encode_publish_into, publish_bytes_max, publish_packet_id_at } from "./protocol/mqtt.ts";
 import { SubscriptionOptions, Wire } from "./session.ts";
@@ -45,15 +46,17 @@ export class FrameWriter {
 
   /**
    * Writes a message at `at`; answers the end, leaves `packet_id_at`.
+   * @param known with its topic as the service knows it
    * @param identifiers of the subscriptions that it is for [MQTT-3.3.4-3]; undefined = none
    */
   write(
     at: number,
     form: Form,
-    message: Message,
+    known: Message,
     offset: number,
     identifiers?: readonly number[],
   ): number {
+    const message = is_reserved(known.topic) ? { ...known, topic: plain_name(known.topic) } : known;
     const out = this.reactor.commands;
     const qos = Form.qos(form);
     const retain = Form.retain(form);

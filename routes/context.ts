@@ -1,13 +1,16 @@
 /**
  * What a route is given: the parts of the service that routes speak to, and the call it answers.
  */
+import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
+import type { Gate } from "../core/gate.ts";
 import type { Log } from "../core/log.ts";
 import type { Metrics } from "../core/metrics.ts";
 import type { Router } from "../core/router.ts";
 import type { Store } from "../core/store/mod.ts";
 
 export interface Context {
+  readonly gate: Gate;
   readonly router: Router;
   readonly store: Store;
   readonly metrics: Metrics;
@@ -38,6 +41,8 @@ export interface RawConnection {
 
 /** One request on its way through the table. */
 export interface Call {
+  /** What the caller may do; of a public route, what somebody without a token may. */
+  readonly access: Access;
   readonly request: Request;
   readonly remote: Remote;
   /** Decoded rest of a path that ends in {…}; "" when it does not. */

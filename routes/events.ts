@@ -2,7 +2,7 @@
  * GET /v1/events: Server-Sent Events (HTML Living Standard, section 9.2). `id:` is epoch:offset,
  * so a browser that reconnects with Last-Event-ID gets what it missed.
  */
-import { codes, Refusal } from "../core/codes.ts";
+import { type Code, codes, Refusal } from "../core/codes.ts";
 import { Follower, type Sink } from "../core/follower.ts";
 import { limits } from "../core/limits.ts";
 import type { Message } from "../core/message.ts";
@@ -10,6 +10,7 @@ import { filter_problem } from "../core/topic_tree.ts";
 import type { Call, Context } from "./context.ts";
 import { parse_cursor } from "./cursor.ts";
 import { message_json } from "./message_json.ts";
+import { problem } from "./problem.ts";
 
 const encoder = new TextEncoder();
 
@@ -62,8 +63,14 @@ class EventStream implements Sink {
     this.end();
   }
 
-  /** Ends the stream; the browser comes back by itself. */
-  end(): void {
+  /**
+   * Ends the stream; the browser comes back by itself.
+   * @param code why, where the reader is told; absent = it need not know
+   */
+  end(code?: Code): void {
+    if (code !== undefined) {
+      this.#send(`event: goodbye\ndata: ${JSON.stringify(problem(code))}\n\n`);
+    }
     this.#stop();
     try {
       this.#controller.close();
@@ -97,7 +104,9 @@ export function end_event_streams(context: Context): void {
   for (const stream of [...open_streams.get(context) ?? []]) stream.end();
 }
 
-function parse_filters(topics: readonly string[]): string[] {
+/** Filters as the service knows them. Throws Refusal. */
+function parse_filters({ query, access }: Call): string[] {
+  const topics = query.getAll("topic");
   if (topics.length === 0) throw new Refusal(codes.query_invalid, "topic is missing");
   if (topics.length > limits.filters_per_packet_max) {
     throw new Refusal(codes.subscription_limit, "More topics than one stream may have");
@@ -107,13 +116,15 @@ function parse_filters(topics: readonly string[]): string[] {
     if (why !== undefined) {
       throw new Refusal(codes.filter_invalid, `Cannot subscribe to "${topic}": ${why}`);
     }
+    const refusal = access.refusal_of_filter(topic);
+    if (refusal !== null) throw refusal;
   }
-  return [...new Set(topics)];
+  return [...new Set(topics)].map((topic) => access.tenant.filter(topic));
 }
 
 /** `topic` (a filter, repeatable), `after` or Last-Event-ID: where to go on. */
 export function events(call: Call, context: Context): Response {
-  const filters = parse_filters(call.query.getAll("topic"));
+  const filters = parse_filters(call);
   const text = call.request.headers.get("last-event-id") ?? call.query.get("after");
   const { epoch } = context.store;
   const cursor = text === null || text === "" ? null : parse_cursor("Last-Event-ID", text, epoch);
@@ -123,7 +134,10 @@ export function events(call: Call, context: Context): Response {
     throw new Refusal(codes.connection_limit, "As many event streams as there may be", 5000);
   }
   const set = streams;
-  const stream = new EventStream(epoch, (ended) => set.delete(ended));
+  const hold = context.gate.hold(call.access, () => stream.end(codes.token_expired));
+  const stream = new EventStream(epoch, (ended) => {
+    if (set.delete(ended)) hold.release();
+  });
   set.add(stream);
   if (cursor?.is_other_epoch) stream.gap(0, context.store.first);
   stream.follow(

@@ -21,6 +21,9 @@ export async function history(call: Call, context: Context): Promise<Response> {
   const { store } = context;
   const why = topic_problem(call.rest);
   if (why !== undefined) throw new Refusal(codes.topic_invalid, `Cannot read the topic: ${why}`);
+  const refusal = call.access.refusal_of_filter(call.rest);
+  if (refusal !== null) throw refusal;
+  const topic = call.access.tenant.topic(call.rest);
   const limit = parse_limit(call.query.get("limit"));
   const text = call.query.get("after");
   const cursor = text === null
@@ -30,7 +33,7 @@ export async function history(call: Call, context: Context): Promise<Response> {
   let after = cursor.offset;
   let gap = cursor.is_other_epoch;
   do {
-    const page = await store.read([call.rest], after, limit - messages.length);
+    const page = await store.read([topic], after, limit - messages.length);
     for (const message of page.messages) {
       messages.push(message_json(message, message.offset, store.epoch));
     }

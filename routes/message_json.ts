@@ -1,5 +1,6 @@
 /** How a message looks in JSON, in history, events and streams alike. */
 import type { Message } from "../core/message.ts";
+import { plain_name } from "../core/namespace.ts";
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -30,7 +31,7 @@ export function message_json(message: Message, offset: number, epoch: string): M
   const content_type = message.properties?.content_type;
   return {
     id: offset === 0 ? null : `${epoch}:${offset}`,
-    topic: message.topic,
+    topic: plain_name(message.topic),
     epoch,
     offset,
     qos: message.qos,

@@ -1,5 +1,8 @@
 /** The route table (method, path, handler) and the one function that HTTP requests go through. */
 import { type Code, codes } from "../core/codes.ts";
+import type { Right } from "../core/permission.ts";
+import type { Access } from "../core/access.ts";
+import { token_of } from "./bearer.ts";
 import type { Call, Context, Remote } from "./context.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
@@ -8,22 +11,29 @@ import { healthz, metrics, readyz } from "./operations.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_json, publish_raw } from "./publish.ts";
 
+/**
+ * What a route asks of a token. token: a valid one, the handler checks topics. public: none is
+ * looked at. The rest: a right.
+ */
+type Permission = "public" | "token" | Right;
+
 interface Route {
   readonly method: "GET" | "POST";
+  readonly permission: Permission;
   /** {name} stands for one or more segments, slashes included: Call.rest. At most one. */
   readonly path: string;
   readonly handler: (call: Call, context: Context) => Response | Promise<Response>;
 }
 
 const routes: readonly Route[] = [
-  { method: "POST", path: "/v1/topics/{topic}", handler: publish_raw },
-  { method: "GET", path: "/v1/topics/{topic}/messages", handler: history },
-  { method: "POST", path: "/v1/publish", handler: publish_json },
-  { method: "GET", path: "/v1/events", handler: events },
-  { method: "GET", path: "/mqtt", handler: mqtt_socket },
-  { method: "GET", path: "/healthz", handler: healthz },
-  { method: "GET", path: "/readyz", handler: readyz },
-  { method: "GET", path: "/metrics", handler: metrics },
+  { method: "POST", path: "/v1/topics/{topic}", permission: "token", handler: publish_raw },
+  { method: "GET", path: "/v1/topics/{topic}/messages", permission: "token", handler: history },
+  { method: "POST", path: "/v1/publish", permission: "token", handler: publish_json },
+  { method: "GET", path: "/v1/events", permission: "token", handler: events },
+  { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
+  { method: "GET", path: "/healthz", permission: "public", handler: healthz },
+  { method: "GET", path: "/readyz", permission: "public", handler: readyz },
+  { method: "GET", path: "/metrics", permission: "operate", handler: metrics },
 ];
 
 interface Compiled extends Route {
@@ -87,7 +97,13 @@ export function make_handler(
       }
     }
     try {
-      return await route.handler({ request, remote, rest, query }, context);
+      let access: Access | Promise<Access> = context.gate.anybody;
+      if (route.permission !== "public") {
+        access = context.gate.access_of_call(token_of(request, query));
+        if (access instanceof Promise) access = await access;
+        if (route.permission !== "token") access.check_right(route.permission);
+      }
+      return await route.handler({ request, remote, rest, query, access }, context);
     } catch (error) {
       const response = refuse_error(error, context.refused);
       if (response.status === 500) {

@@ -39,6 +39,8 @@ export function refuse(
   if (code.http === 429 || code.http === 503) {
     headers["retry-after"] = String(Math.ceil(retry_after_ms / 1000) || retry_after_default_s);
   }
+  // RFC 6750 section 3: a call without a token is told no more than that it needs one.
+  if (code.http === 401) headers["www-authenticate"] ??= 'Bearer error="invalid_token"';
   return new Response(JSON.stringify(problem(code, detail)), { status: code.http, headers });
 }
 

@@ -1,4 +1,5 @@
 /** The publish API: one raw body to one topic, or many messages in one JSON body. */
+import { admit_publish } from "../core/access.ts";
 import { type Code, codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
 import type { Message, Qos } from "../core/message.ts";
@@ -42,8 +43,12 @@ class Batch implements PublishOrigin {
   }
 
   refused(token: number, code: Code, detail: string): void {
-    this.refusal ??= new Refusal(code, detail);
-    this.#set(token, problem(code, detail));
+    this.refuse(token, new Refusal(code, detail));
+  }
+
+  refuse(index: number, refusal: Refusal): void {
+    this.refusal ??= refusal;
+    this.#set(index, problem(refusal.code, refusal.message));
   }
 
   #set(index: number, result: Published | Problem): void {
@@ -55,8 +60,14 @@ class Batch implements PublishOrigin {
 function check_topic(topic: string): string {
   const why = topic_problem(topic);
   if (why !== undefined) throw new Refusal(codes.topic_invalid, `Cannot publish: ${why}`);
-  if (topic.startsWith("$SYS/")) throw new Refusal(codes.forbidden, "$SYS is the server's own");
   return topic;
+}
+
+/** Lets a publish pass; answers what the service knows its topic by. Throws Refusal. */
+function admit({ access }: Call, topic: string, bytes: number, now_ms: number): string {
+  const admitted = admit_publish(access, topic, bytes, now_ms);
+  if (typeof admitted === "string") return admitted;
+  throw admitted;
 }
 
 function parse_qos(value: unknown): Qos {
@@ -66,14 +77,14 @@ function parse_qos(value: unknown): Qos {
 }
 
 /** Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): null = none. */
-function once_of(request: Request): Once | null {
+function once_of({ request, access }: Call): Once | null {
   const key = request.headers.get("idempotency-key");
   if (key === null) return null;
   if (key === "" || key.length > limits.idempotency_key_max) {
     const detail = `Idempotency-Key must have 1 to ${limits.idempotency_key_max} characters`;
     throw new Refusal(codes.query_invalid, detail);
   }
-  return { scope: "", key };
+  return { scope: access.tenant.scope, key };
 }
 
 function message_of(
@@ -117,21 +128,17 @@ export async function publish_raw(call: Call, context: Context): Promise<Respons
   const ttl_ms = ttl === null ? 0 : parse_duration_ms("ttl", ttl);
   const payload = await read_body(call.request, limits.payload_bytes_max);
   const batch = new Batch(context.store.epoch, 1);
+  const now_ms = context.now_ms();
   const options = {
     qos,
     retain,
     ttl_ms,
     key: query.get("key") ?? "",
     content_type: content_type_of(call.request),
-    now_ms: context.now_ms(),
+    now_ms,
   };
-  context.router.publish(
-    message_of(topic, payload, options),
-    batch,
-    0,
-    null,
-    once_of(call.request),
-  );
+  const message = message_of(admit(call, topic, payload.length, now_ms), payload, options);
+  context.router.publish(message, batch, 0, null, once_of(call));
   await batch.done;
   if (batch.refusal !== null) throw batch.refusal;
   return Response.json(batch.results[0]);
@@ -174,7 +181,7 @@ function optional_string(item: Record<string, unknown>, name: string): string | 
 }
 
 /** One item of POST /v1/publish. Throws Refusal. */
-function parse_item(value: unknown, now_ms: number): Message {
+function parse_item(value: unknown, call: Call, now_ms: number): Message {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new Refusal(codes.json_invalid, "A message must be a JSON object");
   }
@@ -192,14 +199,17 @@ function parse_item(value: unknown, now_ms: number): Message {
   if (ttl !== undefined && typeof ttl !== "string" && typeof ttl !== "number") {
     throw new Refusal(codes.json_invalid, "ttl must be a number of seconds or a duration");
   }
-  return message_of(check_topic(item.topic), item_payload(item), {
+  const topic = check_topic(item.topic);
+  const payload = item_payload(item);
+  const options = {
     qos: parse_qos(item.qos ?? 1),
     retain,
     ttl_ms: ttl === undefined ? 0 : parse_duration_ms("ttl", String(ttl)),
     key: optional_string(item, "key") ?? "",
     content_type: optional_string(item, "content_type"),
     now_ms,
-  });
+  };
+  return message_of(admit(call, topic, payload.length, now_ms), payload, options);
 }
 
 /** POST /v1/publish: one message, or an array of them with a result for each, in order. */
@@ -221,14 +231,14 @@ export async function publish_json(call: Call, context: Context): Promise<Respon
   if (items.length === 0) return Response.json([]);
   const batch = new Batch(context.store.epoch, items.length);
   const now_ms = context.now_ms();
-  const once = once_of(call.request);
+  const once = once_of(call);
   for (let index = 0; index < items.length; index++) {
     try {
-      context.router.publish(parse_item(items[index], now_ms), batch, index, null, once);
+      context.router.publish(parse_item(items[index], call, now_ms), batch, index, null, once);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (is_batch) count_refusal(context.refused, error.code);
-      batch.refused(index, error.code, error.message);
+      batch.refuse(index, error);
     }
   }
   await batch.done;

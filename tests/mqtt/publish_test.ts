@@ -325,13 +325,10 @@ suite.both("nobody but the service publishes under $SYS", async (scene) => {
   const client = await scene.connect();
   await client.publish("$SYS/own/x", "no");
   await client.expect_nothing();
-  if (scene.version === 5) {
-    assertEquals(await client.publish("$SYS/own/x", "no", { qos: 1 }), 0x87);
-    assertEquals(await client.publish("$SYS/own/x", "no", { qos: 2 }), 0x87);
-  } else {
-    await client.say(publish_packet("$SYS/own/x", "no", { qos: 1, packet_id: 1 }));
-    assertEquals(await client.closed(), []);
-  }
+  // 3.1.1 has no word for it: the publish is acknowledged and dropped [MQTT-3.3.5-2]
+  const answer = scene.version === 5 ? 0x87 : 0;
+  assertEquals(await client.publish("$SYS/own/x", "no", { qos: 1 }), answer);
+  assertEquals(await client.publish("$SYS/own/x", "no", { qos: 2 }), answer);
   await watch.expect_nothing();
 });
 
