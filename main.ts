@@ -35,7 +35,8 @@ import { make_handler } from "./routes/mod.ts";
 async function open_store(config: Config): Promise<Store> {
   if (config.data === "memory") return new MemoryStore();
   try {
-    return await SqliteStore.open(config.data, { synchronous: config.synchronous });
+    const { synchronous, retention } = config;
+    return await SqliteStore.open(config.data, { synchronous, retention });
   } catch (error) {
     throw startup.store_problem(config.data, error);
   }

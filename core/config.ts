@@ -6,7 +6,12 @@
 import { log_levels } from "./log.ts";
 import type { LogLevel } from "./log.ts";
 import { type Network, parse_network } from "./network.ts";
+<<<<<<< Updated upstream
 import { template_problem } from "./permission.ts";
+=======
+import { parse_retention, retention_form } from "./retention.ts";
+import type { RetentionRule } from "./store/mod.ts";
+>>>>>>> Stashed changes
 
 /** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
 export interface Address {
@@ -42,6 +47,8 @@ export interface Config {
   /** Directory of the store; "memory" = nothing is kept. */
   readonly data: string;
   readonly synchronous: "full" | "normal";
+  /** The first rule that matches a topic; a topic that none matches is kept for ever. */
+  readonly retention: readonly RetentionRule[];
   readonly backend: "auto" | "epoll" | "uring" | "kqueue";
   readonly io_threads: number | "auto";
   readonly max_connections: number | "auto";
@@ -116,6 +123,8 @@ interface Setting<T> {
   readonly help: string;
   /** Of a number. */
   readonly unit?: string;
+  /** Given more than once, as flags or as members of a list, the texts follow each other so. */
+  readonly joined_by?: string;
 }
 
 const listener: Type<Address | undefined> = {
@@ -152,6 +161,7 @@ const network_list: Type<readonly Network[]> = {
   },
 };
 
+<<<<<<< Updated upstream
 const template_list: Type<readonly string[]> = {
   form: "topic filters, comma-separated",
   parse: (text) => {
@@ -176,6 +186,13 @@ const keys_url: Type<string> = {
       url.hostname.startsWith("127.");
     if (url.protocol === "https:" || url.protocol === "http:" && is_local) return { value: text };
     return { problem: "it must begin with https://, or the keys could be anybody's" };
+=======
+const retention_rules: Type<readonly RetentionRule[]> = {
+  form: retention_form,
+  parse: (text) => {
+    const rules = parse_retention(text);
+    return typeof rules === "string" ? { problem: rules } : { value: rules };
+>>>>>>> Stashed changes
   },
 };
 
@@ -319,6 +336,13 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: choice("full", "normal"),
     fallback: "full",
     help: "what an acknowledged message survives: full, a power cut; normal, a killed process",
+  },
+  retention: {
+    type: retention_rules,
+    fallback: "#:age=7d",
+    joined_by: ";",
+    help: "how much of the log is kept; may be repeated, or hold more rules with ; between them; " +
+      "the first that matches a topic counts, and without one it is kept for ever",
   },
   backend: {
     type: choice("auto", "epoll", "uring", "kqueue"),
@@ -611,10 +635,13 @@ function given_by_flags(args: readonly string[], problems: string[]): GivenSetti
       text = next;
       i++;
     }
-    if (given[name] !== undefined) {
+    const before = given[name]?.text;
+    const { joined_by } = settings[name];
+    if (before !== undefined && joined_by === undefined) {
       problems.push(`Cannot use ${flag} "${text}": it is given twice`);
       continue;
     }
+    if (before !== undefined) text = `${before}${joined_by}${text}`;
     given[name] = { text, name: flag, place: "" };
   }
   return given;
@@ -683,11 +710,21 @@ function given_by_file(
     } else if (typeof value === "string" || typeof value === "number") {
       given[name] = { text: String(value), name, place };
     } else {
+      const { joined_by } = settings[name];
+      if (joined_by !== undefined && is_text_list(value)) {
+        given[name] = { text: value.join(joined_by), name, place };
+        continue;
+      }
       const json = JSON.stringify(value);
-      problems.push(`Cannot use ${name} ${json}${place}: it must be a string or a number`);
+      const list = joined_by === undefined ? "" : ", or a list of strings";
+      problems.push(`Cannot use ${name} ${json}${place}: it must be a string or a number${list}`);
     }
   }
   return given;
+}
+
+function is_text_list(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((each) => typeof each === "string");
 }
 
 function is_setting(name: string): name is SettingName {

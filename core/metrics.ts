@@ -193,5 +193,13 @@ export class Metrics {
       return [[{ result: "done" }, commits], [{ result: "failed" }, commits_failed]];
     }, ["result"]);
     this.#counter("store_messages", "Messages stored", () => store.stats().appended);
+    this.#counter("store_messages_removed", "Messages that left the log, by reason", () => {
+      const { trimmed, expired } = store.stats();
+      return [[{ reason: "retention" }, trimmed], [{ reason: "expiry" }, expired]];
+    }, ["reason"]);
+    this.#counter("store_reads", "Reads of the log, by where the answer came from", () => {
+      const { reads_hit, reads_missed } = store.stats();
+      return [[{ from: "memory" }, reads_hit], [{ from: "disk" }, reads_missed]];
+    }, ["from"]);
   }
 }

@@ -29,6 +29,7 @@ const defaults: Config = {
   connections_per_source: 0,
   data: "./data",
   synchronous: "full",
+  retention: [{ filter: "#", age_ms: 7 * 86_400_000, count: 0, bytes: 0 }],
   backend: "auto",
   io_threads: "auto",
   max_connections: "auto",
@@ -101,6 +102,13 @@ Deno.test("every setting can be written in all its forms", () => {
     [["--data", "memory"], { data: "memory" }],
     [["--data=/var/lib/a=b"], { data: "/var/lib/a=b" }],
     [["--synchronous", "normal"], { synchronous: "normal" }],
+    [["--retention", "a:count=5", "--retention=b/#:forever; c:bytes=1kB"], {
+      retention: [
+        { filter: "a", age_ms: 0, count: 5, bytes: 0 },
+        { filter: "b/#", age_ms: 0, count: 0, bytes: 0 },
+        { filter: "c", age_ms: 0, count: 0, bytes: 1000 },
+      ],
+    }],
     [["--backend", "uring"], { backend: "uring" }],
     [["--io_threads", "2"], { io_threads: 2 }],
     [["--io-threads", "127"], { io_threads: 127 }],
@@ -139,6 +147,9 @@ Deno.test("a flag beats the environment, the environment the file, the file the 
     data: "from-file",
   });
   assertEquals(parse({ env: { LONGWIRE_CONFIG: "longwire.json" }, file }).io_threads, 1);
+  const rules = JSON.stringify({ retention: ["a:count=1", "#:age=1d"] });
+  const listed = parse({ env: { LONGWIRE_CONFIG: "longwire.json" }, file: rules });
+  assertEquals(listed.retention.map(({ filter }) => filter), ["a", "#"]);
 });
 
 Deno.test("what loses is not checked, so that a flag can mend a broken environment", () => {
