@@ -6,12 +6,9 @@
 import { log_levels } from "./log.ts";
 import type { LogLevel } from "./log.ts";
 import { type Network, parse_network } from "./network.ts";
-<<<<<<< Updated upstream
 import { template_problem } from "./permission.ts";
-=======
 import { parse_retention, retention_form } from "./retention.ts";
 import type { RetentionRule } from "./store/mod.ts";
->>>>>>> Stashed changes
 
 /** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
 export interface Address {
@@ -161,7 +158,6 @@ const network_list: Type<readonly Network[]> = {
   },
 };
 
-<<<<<<< Updated upstream
 const template_list: Type<readonly string[]> = {
   form: "topic filters, comma-separated",
   parse: (text) => {
@@ -186,13 +182,14 @@ const keys_url: Type<string> = {
       url.hostname.startsWith("127.");
     if (url.protocol === "https:" || url.protocol === "http:" && is_local) return { value: text };
     return { problem: "it must begin with https://, or the keys could be anybody's" };
-=======
+  },
+};
+
 const retention_rules: Type<readonly RetentionRule[]> = {
   form: retention_form,
   parse: (text) => {
     const rules = parse_retention(text);
     return typeof rules === "string" ? { problem: rules } : { value: rules };
->>>>>>> Stashed changes
   },
 };
 
