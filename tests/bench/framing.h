@@ -37,7 +37,8 @@ struct frame {
 /* Encoders write at most FRAME_BYTES_MAX bytes and return how many. */
 struct framing {
   const char *name;
-  bool acks_have_ids; /* false: they come in the order of the messages, and that is all */
+  uint32_t messages_per_frame; /* a batch counts as one that is sent and acknowledged */
+  bool acks_have_ids;          /* false: they come in the order of the messages, and that is all */
   /* NULL = there is no greeting. clean: nothing is left behind, nor found. */
   size_t (*hello)(uint8_t *out, const char *client_id, uint16_t keepalive_s, bool clean);
   size_t (*subscribe)(uint8_t *out, const char *topic, uint8_t qos);
@@ -206,6 +207,7 @@ static inline long mqtt_cut(const uint8_t *in, size_t in_bytes, struct frame *ou
 
 static const struct framing framing_mqtt = {
     .name = "mqtt",
+    .messages_per_frame = 1,
     .acks_have_ids = true,
     .hello = mqtt_hello,
     .subscribe = mqtt_subscribe,

@@ -96,7 +96,7 @@ static void usage(const char *what, const char *argument) {
   fprintf(stderr, "%s \"%s\"\n", what, argument);
   fprintf(stderr, "Usage: load fanout|pairs|publish|hold|steady|resume key=value ...\n");
   fprintf(stderr, "  server=127.0.0.1:1883 numeric address and port\n");
-  fprintf(stderr, "  protocol=mqtt or, to publish, http\n");
+  fprintf(stderr, "  protocol=mqtt or, to publish, http, http-json, http-ndjson\n");
   fprintf(stderr, "  pids= of the server; their children count too\n");
   fprintf(stderr, "  prefix=device resume: client ids are prefix-number\n");
   fprintf(stderr, "  topic=fleet/news resume: of every message\n");
@@ -161,6 +161,8 @@ static void parse_pids(struct options *o, const char *text) {
 static void parse_protocol(struct options *o, const char *name) {
   if (!strcmp(name, framing_mqtt.name)) o->framing = &framing_mqtt;
   else if (!strcmp(name, framing_http.name)) o->framing = &framing_http;
+  else if (!strcmp(name, framing_http_json.name)) o->framing = &framing_http_json;
+  else if (!strcmp(name, framing_http_ndjson.name)) o->framing = &framing_http_ndjson;
   else usage("Unknown protocol", name);
 }
 
@@ -602,7 +604,8 @@ static struct streams *streams_make(const struct options *o, struct client *cl, 
 }
 
 static struct sample streams_sample(struct streams *all) {
-  return sample_take(all->o, all->verdict.deliveries, all->messages);
+  uint32_t each = all->o->framing->messages_per_frame;
+  return sample_take(all->o, all->verdict.deliveries * each, all->messages * each);
 }
 
 /* Warms up, measures, drains: from and to are the measured stretch. */
@@ -677,7 +680,12 @@ static int run_streams(const char *mode, const struct options *o, uint32_t count
 }
 
 static int run_publish(const char *mode, const struct options *o) {
-  if (o->qos == 0) usage("Cannot publish without acknowledgements:", "qos=0");
+  if (o->qos == 0 && o->framing == &framing_mqtt) {
+    usage("Cannot publish without acknowledgements:", "qos=0");
+  }
+  if (o->framing->messages_per_frame > 1 && o->payload_bytes > HTTP_BATCH_PAYLOAD_BYTES_MAX) {
+    usage("Cannot publish batches of such messages:", "payload_bytes");
+  }
   return run_streams(mode, o, (uint32_t)o->publishers, 0);
 }
 

@@ -190,6 +190,15 @@ export const peer_kinds: readonly PeerKind[] = [
     launch: launch_nats,
   },
   {
+    name: "bare",
+    about: "bare.ts, a Deno.serve that reads each body and discards it: Deno's bound",
+    launch: (port) => {
+      const source = decodeURIComponent(new URL("bare.ts", import.meta.url).pathname);
+      const args = ["run", "--quiet", "--allow-net", source, `${port}`];
+      return Promise.resolve({ command: Deno.execPath(), args, http_port: port });
+    },
+  },
+  {
     name: "raw",
     about: "raw.c, a loop that only broadcasts: the machine's bound",
     launch: async (port) => ({ command: await ensure_program("raw"), args: [`${port}`] }),

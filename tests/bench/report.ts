@@ -16,7 +16,7 @@ export interface PeerRuns {
 }
 
 /** Which columns a scenario is shown with. */
-export type TableKind = "stream" | "durable" | "fleet";
+export type TableKind = "stream" | "durable" | "http" | "fleet";
 
 /** A scenario with its results. */
 export interface ScenarioRuns {
@@ -125,6 +125,17 @@ const durable_columns: readonly Column[] = [
   ratio_column("nats"),
 ];
 
+const http_columns: readonly Column[] = [
+  peer_column,
+  median_column("messages/s", "deliveries_per_s", 0),
+  min_max_column,
+  median_column("server us/message", "server_cpu_us_per_delivery", 2),
+  ["P50 ms", ({ runs }) => latency_ms(runs, "p50")],
+  ["P99 ms", ({ runs }) => latency_ms(runs, "p99")],
+  generator_column,
+  ratio_column("bare"),
+];
+
 const fleet_columns: readonly Column[] = [
   peer_column,
   median_column("connects/s", "connects_per_s", 0),
@@ -149,6 +160,7 @@ const fleet_columns: readonly Column[] = [
 const columns_of: Readonly<Record<TableKind, readonly Column[]>> = {
   stream: stream_columns,
   durable: durable_columns,
+  http: http_columns,
   fleet: fleet_columns,
 };
 

@@ -110,6 +110,36 @@ function durable_scenarios(): Scenario[] {
   ];
 }
 
+/** Requests of 64 connections that are kept alive, a message or a batch of messages in each. */
+function http_scenario(qos: 0 | 1, form: "http" | "http-json" | "http-ndjson"): Scenario {
+  const what = form === "http"
+    ? "a message a request"
+    : `256 messages a request (${form.slice(5)})`;
+  // A body that is read and discarded is the same work whatever it holds.
+  const bare = form === "http-ndjson" ? [] : ["bare"];
+  return {
+    ...durable_scenario(64, 1, "http"),
+    name: `${form}-qos${qos}`,
+    title: `${form}: 64 connections, ${payload_bytes} bytes, QoS ${qos}, ${what}`,
+    args: [
+      "publish",
+      "publishers=64",
+      `payload_bytes=${payload_bytes}`,
+      `qos=${qos}`,
+      `protocol=${form}`,
+    ],
+    peers: [...bare, "longwire-memory", ...(qos === 0 ? [] : ["longwire"])],
+    table: "http",
+    has_keeper: false,
+    is_probed: false,
+  };
+}
+
+function http_scenarios(): Scenario[] {
+  const forms = ["http", "http-json", "http-ndjson"] as const;
+  return forms.flatMap((form) => [http_scenario(0, form), http_scenario(1, form)]);
+}
+
 function fleet_scenario(mode: "hold" | "steady", values: Values): Scenario {
   const devices = number_of("devices", values.devices, 1, 4_000_000);
   const hold_ms = mode === "hold" ? number_of("hold", values.hold, 0, 86_400) * 1000 : 0;
@@ -166,6 +196,7 @@ const groups: Record<string, (values: Values) => Scenario[]> = {
   fanout: () => streams_of("fanout"),
   pairs: () => streams_of("pairs"),
   durable: () => durable_scenarios(),
+  http: () => http_scenarios(),
   hold: (values) => [fleet_scenario("hold", values)],
   steady: (values) => [fleet_scenario("steady", values)],
   tls: tls_scenarios,
