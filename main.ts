@@ -122,9 +122,7 @@ function listen_http(
 ): HttpServer | undefined {
   if (config.http === undefined) return undefined;
   return startup.bind("http", config.http, ({ host, port }) => {
-    return Deno.serve({ hostname: host, port, onListen: () => {} }, (request, { remoteAddr }) => {
-      return handler(request, { host: remoteAddr.hostname, port: remoteAddr.port });
-    });
+    return Deno.serve({ hostname: host, port, onListen: () => {} }, handler);
   });
 }
 

@@ -4,6 +4,7 @@
  * live connections have been sent, and a publisher's messages are dispatched in the order in
  * which it published them.
  */
+import { setImmediate } from "node:timers";
 import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
@@ -111,16 +112,24 @@ export class Router {
     return this.own_topics?.retained(filter) ?? this.store.retained(filter, after);
   }
 
-  /** Sees to it that the turn ends, for callers that are not the hub's loop. */
+  /**
+   * Sees to it that the turn ends, for callers that are not the hub's loop: after all that the
+   * event loop has at hand, so that the requests of many connections are one append. (A microtask
+   * would run after each request.)
+   */
   schedule_turn(): void {
     if (this.#turn_scheduled) return;
     this.#turn_scheduled = true;
-    queueMicrotask(() => this.end_turn());
+    setImmediate(this.#end_scheduled);
   }
+
+  readonly #end_scheduled = () => {
+    this.#turn_scheduled = false;
+    this.end_turn();
+  };
 
   /** Hands the store every publish of the turn, and the reactor everything said to it. */
   end_turn(): void {
-    this.#turn_scheduled = false;
     if (this.#segments.length > 0) this.#commit();
     this.reactor.flush();
   }

@@ -5,9 +5,11 @@ import { codes, Refusal } from "../core/codes.ts";
  * "" = there is none. EventSource and WebSocket cannot send headers: a GET may have `access_token`
  * in its query instead. Throws Refusal(unauthorized) for another scheme, or for a token in both.
  */
-export function token_of(request: Request, query: URLSearchParams): string {
+export function token_of(request: Request, search: string): string {
   const header = request.headers.get("authorization");
-  const in_query = request.method === "GET" ? query.get("access_token") : null;
+  const in_query = request.method === "GET" && search.includes("access_token")
+    ? new URLSearchParams(search).get("access_token")
+    : null;
   if (header === null) return in_query ?? "";
   if (in_query !== null) throw new Refusal(codes.unauthorized, "There are two tokens");
   const found = /^bearer +([\w.~+/=-]+)$/i.exec(header);

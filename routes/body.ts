@@ -7,12 +7,14 @@ function too_large(bytes_max: number): Refusal {
 }
 
 /** The whole body. Throws Refusal(body_too_large) as soon as it is known to be over the bound. */
-export async function read_body(request: Request, bytes_max: number): Promise<Uint8Array> {
+export function read_body(request: Request, bytes_max: number): Promise<Uint8Array> {
   const announced = request.headers.get("content-length");
-  if (announced !== null) {
-    if (Number(announced) > bytes_max) throw too_large(bytes_max);
-    return await request.bytes(); // the server holds the sender to its Content-Length
-  }
+  if (announced === null) return read_unannounced(request, bytes_max);
+  if (Number(announced) > bytes_max) throw too_large(bytes_max);
+  return request.bytes(); // the server holds the sender to its Content-Length
+}
+
+async function read_unannounced(request: Request, bytes_max: number): Promise<Uint8Array> {
   if (request.body === null) return new Uint8Array();
   const chunks: Uint8Array[] = [];
   let size = 0;

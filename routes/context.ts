@@ -39,13 +39,34 @@ export interface RawConnection {
   close(): void;
 }
 
-/** One request on its way through the table. */
-export interface Call {
-  /** What the caller may do; of a public route, what somebody without a token may. */
-  readonly access: Access;
-  readonly request: Request;
-  readonly remote: Remote;
-  /** Decoded rest of a path that ends in {…}; "" when it does not. */
-  readonly rest: string;
-  readonly query: URLSearchParams;
+/** What Deno.serve knows of a request besides the request. */
+export interface ServeInfo {
+  readonly remoteAddr: { readonly hostname: string; readonly port: number };
+}
+
+const no_query = new URLSearchParams();
+
+/** One request on its way through the table. What is dear and seldom wanted is made when asked. */
+export class Call {
+  constructor(
+    /** What the caller may do; of a public route, what somebody without a token may. */
+    readonly access: Access,
+    readonly request: Request,
+    readonly info: ServeInfo,
+    /** As it was sent, percent-encoded. */
+    readonly path: string,
+    /** Decoded part of the path that stands for {name}; "" when the route has none. */
+    readonly rest: string,
+    /** What follows the question mark; "" = nothing. */
+    readonly search: string,
+  ) {}
+
+  get query(): URLSearchParams {
+    return this.search === "" ? no_query : new URLSearchParams(this.search);
+  }
+
+  get remote(): Remote {
+    const { hostname, port } = this.info.remoteAddr;
+    return { host: hostname, port };
+  }
 }

@@ -3,7 +3,7 @@ import { type Code, codes } from "../core/codes.ts";
 import type { Right } from "../core/permission.ts";
 import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
-import type { Call, Context, Remote } from "./context.ts";
+import { Call, type Context, type ServeInfo } from "./context.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
 import { mqtt_socket } from "./mqtt_socket.ts";
@@ -40,77 +40,113 @@ interface Compiled extends Route {
   /** Fixed parts of the path, before and after {name}. */
   readonly prefix: string;
   readonly suffix: string;
-  readonly has_rest: boolean;
 }
 
-const table: readonly Compiled[] = routes.map((route) => {
+/** Routes by their whole path, those without {name}; and the others. */
+const exact = new Map<string, Route[]>();
+const open: Compiled[] = [];
+for (const route of routes) {
   const brace = route.path.indexOf("{");
-  if (brace < 0) return { ...route, prefix: route.path, suffix: "", has_rest: false };
-  const suffix = route.path.slice(route.path.indexOf("}") + 1);
-  return { ...route, prefix: route.path.slice(0, brace), suffix, has_rest: true };
-});
-
-const no_query = new URLSearchParams();
-
-/** Path and query of a request; cheaper than URL, which Deno.serve has already checked. */
-function split_url(url: string): { path: string; query: URLSearchParams } {
-  const path_at = url.indexOf("/", url.indexOf("//") + 2);
-  const query_at = url.indexOf("?", path_at);
-  if (query_at < 0) return { path: url.slice(path_at), query: no_query };
-  return {
-    path: url.slice(path_at, query_at),
-    query: new URLSearchParams(url.slice(query_at + 1)),
-  };
+  if (brace < 0) {
+    const same = exact.get(route.path);
+    if (same === undefined) exact.set(route.path, [route]);
+    else same.push(route);
+  } else {
+    const suffix = route.path.slice(route.path.indexOf("}") + 1);
+    open.push({ ...route, prefix: route.path.slice(0, brace), suffix });
+  }
 }
 
 function matches(route: Compiled, path: string): boolean {
-  if (!route.has_rest) return path === route.prefix;
   return path.length > route.prefix.length + route.suffix.length &&
     path.startsWith(route.prefix) && path.endsWith(route.suffix);
 }
 
+/** What the part of a path between prefix and suffix says; undefined = it is not valid. */
+function decode_rest(route: Compiled, path: string): string | undefined {
+  const text = path.slice(route.prefix.length, path.length - route.suffix.length);
+  if (!text.includes("%")) return text;
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The routes for a path that do not take its method: why there is no answer. */
+function no_route(path: string): Refused {
+  const found = [...exact.get(path) ?? [], ...open.filter((route) => matches(route, path))];
+  if (found.length === 0) return { code: codes.not_found, detail: `There is nothing at ${path}` };
+  const allow = [...new Set(found.map(({ method }) => method))].join(", ");
+  return { code: codes.method_not_allowed, detail: `${path} takes ${allow}`, extra: { allow } };
+}
+
+interface Refused {
+  readonly code: Code;
+  readonly detail: string;
+  readonly extra?: Readonly<Record<string, string>>;
+}
+
+type Handler = (request: Request, info: ServeInfo) => Response | Promise<Response>;
+
 /** Answers every request; nothing is thrown. */
-export function make_handler(
-  context: Context,
-): (request: Request, remote: Remote) => Promise<Response> {
-  const say_no = (code: Code, detail: string, extra: Readonly<Record<string, string>> = {}) => {
+export function make_handler(context: Context): Handler {
+  const say_no = ({ code, detail, extra }: Refused) => {
     count_refusal(context.refused, code);
     return refuse(code, detail, 0, extra);
   };
-  return async (request, remote) => {
-    const { path, query } = split_url(request.url);
-    const found = table.filter((route) => matches(route, path));
-    const route = found.find(({ method }) => method === request.method);
-    if (route === undefined) {
-      if (found.length === 0) return say_no(codes.not_found, `There is nothing at ${path}`);
-      const allow = found.map(({ method }) => method).join(", ");
-      return say_no(codes.method_not_allowed, `${path} takes ${allow}`, { allow });
+  const failed = (error: unknown, path: string) => {
+    const response = refuse_error(error, context.refused);
+    if (response.status === 500) {
+      const stack = error instanceof Error ? error.stack : String(error);
+      context.log.error("bug while answering a request", { path, error: stack });
     }
-    let rest = "";
-    if (route.has_rest) {
-      try {
-        rest = decodeURIComponent(
-          path.slice(route.prefix.length, path.length - route.suffix.length),
-        );
-      } catch {
-        return say_no(codes.query_invalid, "The path is not percent-encoded UTF-8");
-      }
-    }
+    return response;
+  };
+  const run = (
+    route: Route,
+    [request, info, path, rest, search]: [Request, ServeInfo, string, string, string],
+  ) => {
+    const go = (access: Access) => {
+      return route.handler(new Call(access, request, info, path, rest, search), context);
+    };
+    const check = (access: Access) => {
+      if (route.permission !== "token") access.check_right(route.permission as Right);
+      return go(access);
+    };
     try {
-      let access: Access | Promise<Access> = context.gate.anybody;
-      if (route.permission !== "public") {
-        access = context.gate.access_of_call(token_of(request, query));
-        if (access instanceof Promise) access = await access;
-        if (route.permission !== "token") access.check_right(route.permission);
+      let answer: Response | Promise<Response>;
+      if (route.permission === "public") answer = go(context.gate.anybody);
+      else {
+        const access = context.gate.access_of_call(token_of(request, search));
+        answer = access instanceof Promise ? access.then(check) : check(access);
       }
-      return await route.handler({ request, remote, rest, query, access }, context);
+      return answer instanceof Promise ? answer.catch((error) => failed(error, path)) : answer;
     } catch (error) {
-      const response = refuse_error(error, context.refused);
-      if (response.status === 500) {
-        const stack = error instanceof Error ? error.stack : String(error);
-        context.log.error("bug while answering a request", { path, error: stack });
-      }
-      return response;
+      return failed(error, path);
     }
   };
+  return (request, info) => {
+    // Cheaper than URL, which Deno.serve has already checked.
+    const { url, method } = request;
+    const path_at = url.indexOf("/", url.indexOf("//") + 2);
+    const query_at = url.indexOf("?", path_at);
+    const path = query_at < 0 ? url.slice(path_at) : url.slice(path_at, query_at);
+    const search = query_at < 0 ? "" : url.slice(query_at + 1);
+    for (const route of exact.get(path) ?? none) {
+      if (route.method === method) return run(route, [request, info, path, "", search]);
+    }
+    for (const route of open) {
+      if (route.method !== method || !matches(route, path)) continue;
+      const rest = decode_rest(route, path);
+      if (rest !== undefined) return run(route, [request, info, path, rest, search]);
+      return say_no({
+        code: codes.query_invalid,
+        detail: "The path is not percent-encoded UTF-8",
+      });
+    }
+    return say_no(no_route(path));
+  };
 }
+
+const none: readonly Route[] = [];
