@@ -4,6 +4,7 @@
  */
 import { run_pub, run_sub } from "./core/client/commands.ts";
 import type { Code } from "./core/codes.ts";
+import type { Joining } from "./core/cluster/join.ts";
 import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
@@ -31,6 +32,18 @@ import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reacto
 import { end_event_streams } from "./routes/events.ts";
 import type { Remote } from "./routes/context.ts";
 import { make_handler } from "./routes/mod.ts";
+
+/** The parts of a cluster, which a node alone does not even load; undefined = it is alone. */
+async function begin_to_join(config: Config, log: Log): Promise<Joining | undefined> {
+  if (config.etcd.length === 0) return undefined;
+  const cluster = await import("./core/cluster/join.ts");
+  const { JetStreamStore } = await import("./core/store/jetstream.ts");
+  try {
+    return await cluster.begin_to_join(config, log, (nats) => JetStreamStore.open(nats));
+  } catch (error) {
+    throw new startup.StartError((error as Error).message);
+  }
+}
 
 async function open_store(config: Config): Promise<Store> {
   if (config.data === "memory") return new MemoryStore();
@@ -149,7 +162,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
   const format = Deno.stderr.isTerminal() ? "text" : "json";
   const log = new Log({ level, format, write, now_ms: Date.now });
-  const store = await open_store(config);
+  const joining = await begin_to_join(config, log);
+  const store = joining?.store ?? await open_store(config);
   const { reactor, thread_count, reason } = await make_reactor(config);
   await use_certificates(config, reactor, log);
   const router = new Router(reactor, store, Date.now);
@@ -159,6 +173,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
+  const cluster = joining?.join({ router });
   const { version } = manifest;
   const now_ms = Date.now;
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
@@ -180,7 +195,7 @@ async function serve(args: readonly string[]): Promise<void> {
     backend_reason: reason,
     thread_count,
     connections_max: reactor.connections_max,
-    data: config.data,
+    data: store.shared === undefined ? config.data : "NATS",
     listening,
     deno: startup.deno_command(Deno.execPath(), Deno.version.deno),
   }));
@@ -194,6 +209,7 @@ async function serve(args: readonly string[]): Promise<void> {
   };
   const parts = { reactor, hub, sessions, store, log, close_http, running };
   await shut_down(parts, config.shutdown_timeout_s * 1000);
+  await cluster?.close();
 }
 
 function is_there(path: string): boolean {

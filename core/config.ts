@@ -70,6 +70,19 @@ export interface Config {
   readonly tenants: string;
   readonly device_publishes_per_s: number;
   readonly device_bytes_per_s: number;
+  /** Servers of etcd and of NATS, host:port; both empty = no cluster. */
+  readonly etcd: readonly string[];
+  readonly nats: readonly string[];
+  /** host:port that devices of other nodes are sent to; "" = that of the MQTT listener. */
+  readonly advertise: string;
+  /** Where other nodes reach this one. */
+  readonly peer: Address;
+  /** Files of the certificate that nodes show each other; "" = they speak without TLS. */
+  readonly peer_cert: string;
+  readonly peer_key: string;
+  readonly peer_ca: string;
+  /** Where this node stands, for people; "" = it is not said. */
+  readonly zone: string;
   readonly log_level: LogLevel;
   /** 0 = connections are closed at once. */
   readonly shutdown_timeout_s: number;
@@ -143,6 +156,33 @@ const path_list: Type<readonly string[]> = {
     return paths.includes("") ? { problem: "a path is empty" } : { value: paths };
   },
 };
+
+/** A name or a numeric address with a port. */
+const place_text = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})$/;
+
+function place_problem(text: string): string | undefined {
+  const port = Number(place_text.exec(text)?.[1] ?? 0);
+  return port > 0 && port <= 65_535 ? undefined : `"${text}" is not host:port`;
+}
+
+const place: Type<string> = {
+  form: "host:port",
+  parse: (text) => {
+    const problem = text === "" ? undefined : place_problem(text);
+    return problem === undefined ? { value: text } : { problem };
+  },
+};
+
+const place_list: Type<readonly string[]> = {
+  form: "host:port, comma-separated",
+  parse: (text) => {
+    const places = text === "" ? [] : text.split(",").map((each) => each.trim());
+    const problem = places.map(place_problem).find((found) => found !== undefined);
+    return problem === undefined ? { value: places } : { problem };
+  },
+};
+
+const always_listener: Type<Address> = { form: "host:port", parse: (text) => parse_address(text) };
 
 const network_list: Type<readonly Network[]> = {
   form: "networks, comma-separated, or off",
@@ -445,6 +485,46 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     unit: "bytes/s",
     help: "the same in payload bytes",
   },
+  etcd: {
+    type: place_list,
+    fallback: "",
+    help: "members of etcd; with nats, this node is one of a cluster",
+  },
+  nats: {
+    type: place_list,
+    fallback: "",
+    help: "servers of NATS with JetStream, which hold the log of a cluster in place of data",
+  },
+  advertise: {
+    type: place,
+    fallback: "",
+    help: "where devices of other nodes are sent to; unset, the mqtt listener",
+  },
+  peer: {
+    type: always_listener,
+    fallback: "127.0.0.1:7100",
+    help: "listener for the other nodes of a cluster (gRPC)",
+  },
+  peer_cert: {
+    type: path,
+    fallback: "",
+    help: "PEM file of the certificate that this node shows other nodes, and takes them by",
+  },
+  peer_key: {
+    type: path,
+    fallback: "",
+    help: "PEM file of its key",
+  },
+  peer_ca: {
+    type: path,
+    fallback: "",
+    help: "PEM file of the certificates that sign those of nodes",
+  },
+  zone: {
+    type: node_name,
+    fallback: "",
+    help: "where this node stands, for people",
+  },
   log_level: {
     type: choice(...log_levels),
     fallback: "info",
@@ -521,6 +601,7 @@ export function parse_config(
   // A listener that could not be read is as good as closed here: its own problem is in the list.
   check_listeners(values as Partial<Config>, given, problems);
   check_tls(values as Partial<Config>, given, problems);
+  check_cluster(values as Partial<Config>, given, problems);
   if (problems.length > 0) throw new ConfigError(problems);
   return Object.freeze(values as unknown as Config);
 }
@@ -600,6 +681,29 @@ function check_tls(values: Partial<Config>, given: GivenSettings, problems: stri
   } else if (tls_client_auth === "none" && tls_client_ca !== "") {
     problems.push(
       `Cannot use ${name_of("tls_client_ca")}: tls_client_auth is none, so nobody is asked`,
+    );
+  }
+}
+
+/** A cluster needs both etcd and NATS, and TLS between nodes that are not on one machine. */
+function check_cluster(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
+  const { etcd = [], nats = [], peer, peer_cert, peer_key, peer_ca } = values;
+  const name_of = (name: SettingName) => given[name]?.name ?? name;
+  for (const [name, other] of [["etcd", "nats"], ["nats", "etcd"]] as const) {
+    if ((values[name]?.length ?? 0) === 0 || (values[other]?.length ?? 1) > 0) continue;
+    problems.push(`Cannot use ${name_of(name)}: a cluster needs ${other} too`);
+  }
+  const files = [peer_cert, peer_key, peer_ca].filter((file) => file !== "");
+  if (files.length === 1 || files.length === 2) {
+    problems.push("Cannot speak TLS between nodes: peer_cert, peer_key and peer_ca go together");
+  }
+  const is_cluster = etcd.length > 0 && nats.length > 0;
+  if (is_cluster && files.length === 0 && peer !== undefined && !is_loopback(peer)) {
+    problems.push(
+      `Cannot use ${name_of("peer")} "${
+        format_address(peer)
+      }": nodes that are not on one machine ` +
+        "need peer_cert, peer_key and peer_ca",
     );
   }
 }

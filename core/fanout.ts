@@ -67,6 +67,8 @@ interface Own {
 export class Fanout {
   /** Messages that nobody listened to. */
   unmatched = 0;
+  /** Told when somebody begins to listen to a filter, and when nobody does any more. */
+  on_interest: (filter: string, is_heard: boolean) => void = () => {};
 
   readonly #tree = new TopicTree<Subscribers>();
   readonly #free_audiences: number[] = [];
@@ -104,13 +106,21 @@ export class Fanout {
     const subscribers = this.#tree.get(filter);
     if (!subscribers?.taps?.delete(tap) || subscribers.taps.size > 0) return;
     subscribers.taps = null;
-    if (subscribers.is_empty) this.#tree.delete(filter);
+    if (subscribers.is_empty) this.#drop(filter);
   }
 
   #subscribers(filter: string): Subscribers {
     let subscribers = this.#tree.get(filter);
-    if (subscribers === undefined) this.#tree.set(filter, subscribers = new Subscribers());
+    if (subscribers === undefined) {
+      this.#tree.set(filter, subscribers = new Subscribers());
+      this.on_interest(filter, true);
+    }
     return subscribers;
+  }
+
+  #drop(filter: string): void {
+    this.#tree.delete(filter);
+    this.on_interest(filter, false);
   }
 
   /** Makes a connected session hear what matches the filter. */
@@ -144,7 +154,7 @@ export class Fanout {
     } else {
       this.#leave_variant(session, filter, subscribers, options * 4 + session.wire);
     }
-    if (subscribers.is_empty) this.#tree.delete(filter);
+    if (subscribers.is_empty) this.#drop(filter);
   }
 
   #leave_variant(session: Session, filter: string, of: Subscribers, variant: number): void {

@@ -96,11 +96,14 @@ function count_subscriptions(session: Session, more: number): void {
   if (access !== null) access.tenant.usage.subscriptions += more;
 }
 
-function refusal_of_filter(session: Session, filter: string): Code | null {
+function refusal_of_filter(session: Session, filter: string, is_cluster: boolean): Code | null {
   const forbidden = session.access?.refusal_of_filter(plain_filter(filter));
   if (forbidden) return forbidden.code;
   // Longwire devices acknowledge cumulatively: they cannot have every third message of a topic.
-  if (is_shared(filter) && session.wire === Wire.longwire) return codes.shared_unsupported;
+  // In a cluster each node would have a group of its own, and give each message to a member.
+  if (is_shared(filter) && (is_cluster || session.wire === Wire.longwire)) {
+    return codes.shared_unsupported;
+  }
   if (session.options_of(filter) !== undefined) return null;
   if (session.subscription_count >= limits.subscriptions_per_session_max) {
     return codes.subscription_limit;
@@ -137,6 +140,7 @@ export class Hub implements ReactorHandler {
     const on_live = (session: Session) => this.shared.live(session);
     this.#replayer = new Replayer(reactor, router, log, keep, on_gap, on_live);
     this.shared = new SharedSubscriptions(router, sessions, log);
+    router.session_of = (id) => sessions.get(id);
   }
 
   /** Drains the reactor until stop(). */
@@ -340,7 +344,7 @@ export class Hub implements ReactorHandler {
 
   /** Why a session may not subscribe to a filter; null = it may. */
   refusal_of(session: Session, filter: string): Code | null {
-    const code = refusal_of_filter(session, filter);
+    const code = refusal_of_filter(session, filter, this.router.store.shared !== undefined);
     if (code !== null) this.#count_refused(code);
     return code;
   }

@@ -94,6 +94,16 @@ export const limits = Object.freeze({
   memory_sessions_max: 1 << 20,
   memory_retained_messages_max: 1 << 16,
   memory_idempotency_keys_max: 1 << 18,
+  /** Retained messages of a cluster: every node has them in memory. */
+  cluster_retained_messages_max: 1 << 18,
+  /** How long a node waits for JetStream to store a message, before it refuses it. */
+  cluster_store_timeout_ms: 2000,
+  /** Messages of QoS 0 from other nodes that wait for a stored one of the same publisher. */
+  early_messages_max: 4096,
+  /** Nodes of a cluster, and of earlier runs, that are told apart. */
+  nodes_max: 1024,
+  /** First levels of topics whose messages of QoS 0 a node asks for: past this, for all. */
+  relay_subscriptions_max: 1024,
   /** Messages of one page of history. */
   history_messages_max: 1000,
   /** Streams of Server-Sent Events at the same time. */

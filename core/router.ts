@@ -9,9 +9,9 @@ import type { Reactor } from "../ffi/reactor.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
-import type { Message } from "./message.ts";
+import type { Message, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
-import type { Appended, RetainedPage, Soon, Store } from "./store/mod.ts";
+import type { Appended, Offsets, RetainedPage, Soon, Store } from "./store/mod.ts";
 
 /** Messages that are stored once under an idempotency key, all or none. */
 export interface Once {
@@ -38,6 +38,21 @@ interface Segment {
 /** What the store said of a segment; an offset of 0 belongs to one without stored messages. */
 type Outcome = Appended | { readonly error: unknown };
 
+/** Hands messages of QoS 0 to the other nodes. */
+export interface Relay {
+  /** @param after what the publisher had stored before lies up to here in the log */
+  send(message: Message, after: number): void;
+}
+
+/** A message of QoS 0 that came before what its publisher had stored before it. */
+interface Early {
+  readonly message: Message;
+  readonly after: number;
+}
+
+/** Answers of appends under way are fewer than this: whose audience is remembered until then. */
+const audiences_count = 1 << 16;
+
 /** Counters, read at scrape time. */
 export interface RouterStats {
   published: [qos0: number, qos1: number, qos2: number];
@@ -50,6 +65,12 @@ export class Router {
   readonly fanout: Fanout;
   /** Answers for topics that are the service's own; undefined = the filter matches none of them. */
   own_topics: { retained(filter: string): Soon<RetainedPage> | undefined } | null = null;
+  /** Other nodes; null = there are none. */
+  relay: Relay | null = null;
+  /** The session of an id, for No Local; set by whoever knows the sessions. */
+  session_of: (id: string) => Session | undefined = () => undefined;
+  /** Messages of QoS 0 from other nodes that waited too long for what was stored before them. */
+  early_dropped = 0;
   /** Offset of the newest stored message that has been handed to the reactor. */
   dispatched: number;
 
@@ -57,10 +78,16 @@ export class Router {
   /** Settles when every append under way has been answered; null = none is. */
   #tail: Promise<void> | null = null;
   #turn_scheduled = false;
+  /** Where several nodes share the log: audiences of the newest offsets, and what came early. */
+  readonly #audiences: Uint32Array | null = null;
+  #early: Early[] = [];
 
   constructor(readonly reactor: Reactor, readonly store: Store, readonly now_ms: () => number) {
     this.fanout = new Fanout(reactor, now_ms);
     this.dispatched = store.head;
+    if (store.shared === undefined) return;
+    this.#audiences = new Uint32Array(audiences_count);
+    store.shared.on_stored = (message) => this.#stored(message);
   }
 
   /**
@@ -92,7 +119,36 @@ export class Router {
       this.#enqueue({ message, refusal: null, origin, token, from }, once);
     } else {
       if (message.retain) this.#retain(message);
-      origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
+      origin.published(token, 0, this.#pass(message, from), false);
+    }
+    this.schedule_turn();
+  }
+
+  /** A message of QoS 0 that another node has passed on; `after` as Relay.send() has it. */
+  passed(message: Message, after: number): void {
+    if (after <= this.dispatched) this.fanout.dispatch(message, 0, null);
+    else if (this.#early.length < limits.early_messages_max) this.#early.push({ message, after });
+    else this.early_dropped++;
+    this.schedule_turn();
+  }
+
+  /** Sends a message of QoS 0 to whoever listens, here and elsewhere; answers how many here. */
+  #pass(message: Message, from: Session | null): number {
+    this.relay?.send(message, this.dispatched);
+    return this.fanout.dispatch(message, 0, from);
+  }
+
+  /** The next message of a log that other nodes append to as well. */
+  #stored(message: StoredMessage): void {
+    const { offset, properties } = message;
+    const publisher = properties?.publisher;
+    const from = publisher === undefined ? null : this.session_of(publisher) ?? null;
+    this.#audiences![offset % audiences_count] = this.fanout.dispatch(message, offset, from);
+    this.dispatched = offset;
+    if (this.#early.length > 0) {
+      const early = this.#early;
+      this.#early = [];
+      for (const { message, after } of early) this.passed(message, after);
     }
     this.schedule_turn();
   }
@@ -172,7 +228,7 @@ export class Router {
     for (const publish of publishes) if (is_stored(publish)) messages.push(publish.message);
     if (messages.length === 0) return { offset: 0, duplicate: false };
     const failed = (error: unknown): Outcome => ({ error });
-    const first = (offset: number): Outcome => ({ offset, duplicate: false });
+    const first = (offset: Offsets): Outcome => ({ offset, duplicate: false });
     try {
       let answer: Soon<Outcome>;
       if (once !== null) {
@@ -194,20 +250,32 @@ export class Router {
 
   #settle({ publishes }: Segment, outcome: Outcome): void {
     if ("error" in outcome) return this.#fail(publishes, outcome.error);
-    let { offset } = outcome;
-    const { duplicate } = outcome;
+    const { offset, duplicate } = outcome;
+    let stored = 0;
     for (const { message, refusal, origin, token, from } of publishes) {
       origin.appends_pending--;
       if (refusal !== null) {
         this.#refuse(origin, token, refusal.code, refusal.message);
         continue;
       }
-      const place = message.qos > 0 ? offset++ : 0;
-      if (message.retain && place === 0) this.#retain(message);
-      const audience = duplicate && place > 0 ? 0 : this.fanout.dispatch(message, place, from);
-      if (place > this.dispatched) this.dispatched = place;
-      origin.published(token, place, audience, duplicate);
+      if (message.qos === 0) {
+        if (message.retain) this.#retain(message);
+        origin.published(token, 0, this.#pass(message, from), duplicate);
+        continue;
+      }
+      const place = typeof offset === "number" ? offset + stored : offset[stored];
+      stored++;
+      origin.published(token, place, this.#audience(message, place, from, duplicate), duplicate);
     }
+  }
+
+  /** How many subscriptions a stored message is sent to; nothing is sent twice. */
+  #audience(message: Message, place: number, from: Session | null, duplicate: boolean): number {
+    if (duplicate) return 0;
+    if (this.#audiences !== null) return this.#audiences[place % audiences_count];
+    const audience = this.fanout.dispatch(message, place, from);
+    this.dispatched = place;
+    return audience;
   }
 
   #fail(publishes: readonly Pending[], error: unknown): void {
@@ -218,7 +286,7 @@ export class Router {
       // QoS 0 goes on when the disk does not.
       if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message);
       else if (message.qos > 0) this.#refuse(origin, token, code, detail);
-      else origin.published(token, 0, this.fanout.dispatch(message, 0, from), false);
+      else origin.published(token, 0, this.#pass(message, from), false);
     }
   }
 

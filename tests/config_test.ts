@@ -49,6 +49,14 @@ const defaults: Config = {
   tenants: "",
   device_publishes_per_s: 0,
   device_bytes_per_s: 0,
+  etcd: [],
+  nats: [],
+  advertise: "",
+  peer: { host: "127.0.0.1", port: 7100 },
+  peer_cert: "",
+  peer_key: "",
+  peer_ca: "",
+  zone: "",
   log_level: "info",
   shutdown_timeout_s: 10,
 };
@@ -417,3 +425,22 @@ function problems_of(input: Input): readonly string[] {
   assertEquals(error.message, error.problems.join("\n"));
   return error.problems;
 }
+
+Deno.test("a cluster has both etcd and NATS, and TLS between machines", () => {
+  const both = ["--etcd", "e1:2379, e2:2379", "--nats", "[::1]:4222"];
+  const { etcd, nats } = parse({ args: both });
+  assertEquals({ etcd, nats }, { etcd: ["e1:2379", "e2:2379"], nats: ["[::1]:4222"] });
+  assertEquals(problems_of({ args: ["--etcd", "e1:2379"] }), [
+    "Cannot use --etcd: a cluster needs nats too",
+  ]);
+  assertEquals(problems_of({ args: ["--nats", "n1"] }), [
+    'Cannot use --nats "n1": "n1" is not host:port',
+  ]);
+  assertEquals(problems_of({ args: [...both, "--peer", "10.0.0.1:7100"] }), [
+    'Cannot use --peer "10.0.0.1:7100": nodes that are not on one machine need peer_cert, ' +
+    "peer_key and peer_ca",
+  ]);
+  assertEquals(problems_of({ args: [...both, "--peer_cert", "x.pem"] }), [
+    "Cannot speak TLS between nodes: peer_cert, peer_key and peer_ca go together",
+  ]);
+});

@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import type { Message, StoredMessage } from "../core/message.ts";
-import type { Soon, Store, StoredSession } from "../core/store/mod.ts";
+import type { Offsets, Soon, Store, StoredSession } from "../core/store/mod.ts";
 import { filter_matches } from "../core/topic_tree.ts";
 import { random_of, seed_for } from "./cases/random.ts";
 
@@ -29,6 +29,8 @@ export interface Implementation {
   open(wanted: Wanted): Promise<Subject>;
   /** Why nothing survives a restart; "" = everything does. */
   readonly forgets: string;
+  /** Why it cannot run on this machine; absent or "" = it can. */
+  readonly missing?: string;
 }
 
 /** A message with everything at its plainest. */
@@ -108,8 +110,8 @@ type Test = (subject: Subject) => Promise<void>;
 
 /** Registers the suite. */
 export function contract_store(implementation: Implementation): void {
-  const { name, forgets } = implementation;
-  const test = (what: string, run: Test, wanted: Wanted = {}, ignore = "") =>
+  const { name, forgets, missing = "" } = implementation;
+  const test = (what: string, run: Test, wanted: Wanted = {}, ignore = missing) =>
     Deno.test({
       name: `${name}: ${what}${ignore === "" ? "" : ` (skipped: ${ignore})`}`,
       ignore: ignore !== "",
@@ -123,7 +125,7 @@ export function contract_store(implementation: Implementation): void {
       },
     });
   const lasting = (what: string, run: Test, wanted: Wanted = {}) =>
-    test(what, run, wanted, forgets);
+    test(what, run, wanted, missing === "" ? forgets : missing);
 
   log_tests(test);
   read_tests(test);
@@ -199,7 +201,7 @@ function log_tests(test: Register): void {
 
 function edge_tests(test: Register): void {
   test("turns that overtake the disk keep their order", async ({ store }) => {
-    const answers: Promise<number>[] = [];
+    const answers: Promise<Offsets>[] = [];
     const append = async (messages: Message[]) => await store.append(messages);
     for (let turn = 0; turn < 12; turn++) {
       answers.push(append(Array.from({ length: 3000 }, (_, n) => message("a", `${turn}.${n}`))));

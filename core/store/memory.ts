@@ -7,9 +7,9 @@
 import { codes, Refusal } from "../codes.ts";
 import { limits } from "../limits.ts";
 import type { Message, StoredMessage } from "../message.ts";
-import { filter_matches, has_wildcard } from "../topic_tree.ts";
-import { ByteWriter, message_bytes, stored, write_message } from "./codec.ts";
+import { ByteWriter, stored, write_message } from "./codec.ts";
 import type { Appended, Page, RetainedPage, Store, StoredSession, StoreStats } from "./mod.ts";
+import { RetainedMap } from "./retained_map.ts";
 import { Window } from "./window.ts";
 
 /** Bounds that a test makes smaller; what is absent is as in limits.ts. */
@@ -25,7 +25,7 @@ export class MemoryStore implements Store {
   /** Scratch of one message. */
   readonly #out = new ByteWriter(new Uint8Array(4096));
   readonly #idempotency_ttl_ms: number;
-  readonly #retained = new Map<string, StoredMessage>();
+  readonly #retained = new RetainedMap();
   readonly #sessions = new Map<string, StoredSession>();
   /** In the order of use, which is the order of expiry. */
   readonly #keys = new Map<string, { offset: number; expires_ms: number }>();
@@ -58,7 +58,7 @@ export class MemoryStore implements Store {
       write_message(out, message);
       const position = window.add_bytes(out.take());
       window.push(message.topic, message.expires_ms, position, out.size);
-      if (message.retain) this.#set_retained(stored(message, window.head));
+      if (message.retain) this.#retained.set(stored(message, window.head));
     }
     this.#appended += messages.length;
     return offset;
@@ -95,25 +95,7 @@ export class MemoryStore implements Store {
   }
 
   retained(filter: string, after = ""): RetainedPage {
-    const now_ms = Date.now();
-    const living = (message: StoredMessage) =>
-      message.expires_ms === 0 || message.expires_ms > now_ms;
-    if (!has_wildcard(filter)) {
-      const message = this.#retained.get(filter);
-      return { messages: message !== undefined && living(message) ? [message] : [], next: "" };
-    }
-    const found: StoredMessage[] = [];
-    for (const [topic, message] of this.#retained) {
-      if (topic > after && living(message) && filter_matches(filter, topic)) found.push(message);
-    }
-    found.sort((a, b) => a.topic < b.topic ? -1 : 1);
-    let bytes = 0;
-    for (let index = 0; index < found.length - 1; index++) {
-      bytes += message_bytes(found[index]!);
-      if (index + 1 < limits.page_messages_max && bytes < limits.page_bytes_max) continue;
-      return { messages: found.slice(0, index + 1), next: found[index]!.topic };
-    }
-    return { messages: found, next: "" };
+    return this.#retained.page(filter, after, Date.now());
   }
 
   retained_count(): number {
@@ -122,7 +104,7 @@ export class MemoryStore implements Store {
 
   retain(message: Message): void {
     this.#assert_room([message]);
-    this.#set_retained(stored(message, 0));
+    this.#retained.set(stored(message, 0));
   }
 
   put_session(session: StoredSession): void {
@@ -174,21 +156,9 @@ export class MemoryStore implements Store {
       if (retain && payload.length > 0 && !this.#retained.has(topic)) added++;
     }
     if (added === 0 || this.#retained.size + added <= limits.memory_retained_messages_max) return;
-    this.#drop_expired_retained();
+    this.#retained.drop_expired(Date.now());
     if (this.#retained.size + added <= limits.memory_retained_messages_max) return;
     const size = this.#retained.size;
     throw new Refusal(codes.store_full, `The memory store holds ${size} retained messages`);
-  }
-
-  #drop_expired_retained(): void {
-    const now_ms = Date.now();
-    for (const [topic, { expires_ms }] of this.#retained) {
-      if (expires_ms !== 0 && expires_ms <= now_ms) this.#retained.delete(topic);
-    }
-  }
-
-  #set_retained(message: StoredMessage): void {
-    if (message.payload.length === 0) this.#retained.delete(message.topic);
-    else this.#retained.set(message.topic, message);
   }
 }

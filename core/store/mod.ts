@@ -1,15 +1,18 @@
 /**
  * The Store contract: the log, retained messages, idempotency keys and what a session leaves
- * behind. Implementations are memory.ts and sqlite.ts; tests/contract_store.ts is the suite that
- * each passes.
+ * behind. Implementations are memory.ts, sqlite.ts and jetstream.ts; tests/contract_store.ts is the
+ * suite that each passes.
  *
  * Order. Offsets are given in the order of `append` and `append_once` calls and of the messages
  * within a call, contiguous from 1 within an epoch; a call that fails uses none. Answers come in
- * the order of calls.
+ * the order of calls. Where several nodes share a log, messages of others may stand between those
+ * of a call.
  *
  * Atomicity. Calls made in one synchronous turn are one transaction, applied in the order of the
  * calls: all of them become durable or none does. So an append and the session state that records
  * it (the packet id of a QoS 2 publish) belong into one turn, without an `await` between them.
+ * JetStream knows no transactions: there each message and each session is stored by itself, and of
+ * a call that fails some messages may be in the log.
  *
  * Durability. When a write answers, it survives what the implementation promises:
  *   memory                       nothing
@@ -17,6 +20,7 @@
  *   SQLite, synchronous=normal   the process killed at any instant; a power loss may take the last
  *                                moments with it (never the order). After an end without close()
  *                                that may have been one, the log gets a new epoch.
+ *   JetStream                    the loss of one of three servers, or with one server its process
  *
  * Visibility. A read sees every write that was answered before it was asked, and of later ones a
  * prefix. A page that comes at once (no promise) and has `next === head` leaves out nothing that
@@ -82,10 +86,16 @@ export interface RetainedPage {
   readonly next: string;
 }
 
+/**
+ * Offset of the first message of a call, where the others follow it without a gap; else of each, in
+ * the order of the call.
+ */
+export type Offsets = number | readonly number[];
+
 /** What became of an `append_once`. */
 export interface Appended {
-  /** Offset of the first message, this time or when the key was first used. */
-  readonly offset: number;
+  /** Of the messages, this time or when the key was first used. */
+  readonly offset: Offsets;
   /** True when the key was known: nothing was written. */
   readonly duplicate: boolean;
 }
@@ -128,7 +138,22 @@ export interface StoreStats {
   readonly expired: number;
 }
 
+/** A log to which other nodes append too. */
+export interface SharedLog {
+  /**
+   * Told of every stored message, whoever appended it, in the order of offsets, and of those that
+   * this node appends before they are answered. The payload may be kept.
+   */
+  on_stored: (message: StoredMessage) => void;
+  /** What is stored of one session; another node may have written it last. */
+  session(id: string): Promise<StoredSession | undefined>;
+  /** For people: "3 replicas". */
+  readonly description: string;
+}
+
 export interface Store {
+  /** Set where other nodes append to the same log. */
+  readonly shared?: SharedLog;
   /** One life of the log: a random id made when the log was created. */
   readonly epoch: string;
   /** Offset of the newest stored message; 0 = nothing was ever stored. */
@@ -136,11 +161,11 @@ export interface Store {
   /** No message before this offset is in the log any more; head + 1 = the log is empty. */
   readonly first: number;
   /**
-   * Appends all, in order; answers the offset of the first. A message with `retain` also becomes,
+   * Appends all, in order; answers their offsets. A message with `retain` also becomes,
    * or with an empty payload removes, the retained message of its topic. `messages` has at least
    * one.
    */
-  append(messages: readonly Message[]): Soon<number>;
+  append(messages: readonly Message[]): Soon<Offsets>;
   /**
    * Like `append`, once per (scope, key) within limits.idempotency_ttl_ms. The scope is the tenant.
    * Also when both calls are under way at the same time: the second is the duplicate.

@@ -63,7 +63,7 @@ async function append_once(): Promise<void> {
   const messages = batch();
   const key = `${run}.${sequence}`;
   const { offset } = await store.append_once("tenant", key, messages);
-  say({ kind: "appended", first: offset, messages: told(messages), key });
+  say({ kind: "appended", first: Number(offset), messages: told(messages), key });
 }
 
 let version = Number(run) * 1e6;

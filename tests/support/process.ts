@@ -5,7 +5,7 @@ import { Inbox, within } from "./wait.ts";
 /** Set by .ci/run: what is missing there is a failure, not a reason to skip. */
 export const is_ci = (Deno.env.get("CI") ?? "") !== "";
 
-function is_installed(program: string): boolean {
+export function is_installed(program: string): boolean {
   const places = (Deno.env.get("PATH") ?? "").split(":").concat("/usr/sbin", "/usr/local/sbin");
   return places.some((place) => {
     try {

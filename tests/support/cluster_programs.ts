@@ -1,0 +1,115 @@
+/**
+ * The programs that a cluster stands on, as child processes with directories of their own: servers
+ * of NATS, members of etcd. Ports are asked of the kernel, and set free for the program to take.
+ */
+import { Program } from "./process.ts";
+import { eventually } from "./service.ts";
+
+/** Ports that nobody listens on now. */
+export function free_ports(count: number): number[] {
+  const listeners = Array.from(
+    { length: count },
+    () => Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+  );
+  return listeners.map((listener) => {
+    const { port } = listener.addr;
+    listener.close();
+    return port;
+  });
+}
+
+/** `nats-server` is in a directory of the administrator on Debian. */
+export function program_env(): Record<string, string> {
+  return { PATH: `${Deno.env.get("PATH") ?? ""}:/usr/sbin` };
+}
+
+/** One of several programs that belong together. */
+export interface Member {
+  /** `127.0.0.1:4222` */
+  readonly address: string;
+  program: Program;
+  /** Starts it again after it has ended, with what it had on disk. */
+  restart(): void;
+}
+
+/** Servers, and the directory they share. */
+export class Servers {
+  constructor(readonly members: readonly Member[], readonly directory: string) {}
+
+  /** Addresses, comma-separated, as the settings take them. */
+  get addresses(): string {
+    return this.members.map(({ address }) => address).join(",");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.members.map(({ program }) => program.end("SIGKILL")));
+    await Deno.remove(this.directory, { recursive: true });
+  }
+}
+
+function member(address: string, start: () => Program): Member {
+  const one: Member = { address, program: start(), restart: () => one.program = start() };
+  return one;
+}
+
+/** Servers of NATS with JetStream; several are a cluster. */
+export async function start_nats(count: 1 | 3 = 1): Promise<Servers> {
+  const directory = await Deno.makeTempDir({ prefix: "longwire-nats-" });
+  const ports = free_ports(count * 3);
+  const routes = Array.from({ length: count }, (_, n) => `nats://127.0.0.1:${ports[n * 3 + 1]}`);
+  const members = Array.from({ length: count }, (_, n) => {
+    const [port, route_port, monitor_port] = ports.slice(n * 3);
+    const plain = ["-a", "127.0.0.1", "-p", `${port}`, "-js", "-sd", `${directory}/${n}`];
+    const monitored = [...plain, "-m", `${monitor_port}`];
+    const args = count === 1 ? monitored : [
+      ...monitored,
+      ...["--name", `n${n}`, "--cluster_name", "test"],
+      ...["--cluster", `nats://127.0.0.1:${route_port}`, "--routes", routes.join(",")],
+    ];
+    return member(`127.0.0.1:${port}`, () => {
+      return new Program("nats-server", args, { env: program_env() });
+    });
+  });
+  for (let n = 0; n < count; n++) {
+    const monitor_port = ports[n * 3 + 2];
+    await eventually("nats-server is ready", async () => {
+      try {
+        const health = await fetch(`http://127.0.0.1:${monitor_port}/healthz`);
+        return health.ok && (await health.text()).includes("ok");
+      } catch {
+        return false;
+      }
+    }, 20_000);
+  }
+  return new Servers(members, directory);
+}
+
+/** Members of etcd. */
+export async function start_etcd(count: 1 | 3 = 1): Promise<Servers> {
+  const directory = await Deno.makeTempDir({ prefix: "longwire-etcd-" });
+  const ports = free_ports(count * 2);
+  const url = (port: number) => `http://127.0.0.1:${port}`;
+  const cluster = Array.from({ length: count }, (_, n) => `e${n}=${url(ports[n * 2 + 1]!)}`);
+  const members = Array.from({ length: count }, (_, n) => {
+    const [port, peer_port] = ports.slice(n * 2);
+    const args = [
+      ...["--name", `e${n}`, "--data-dir", `${directory}/${n}`, "--log-level", "error"],
+      ...["--listen-client-urls", url(port!), "--advertise-client-urls", url(port!)],
+      ...["--listen-peer-urls", url(peer_port!), "--initial-advertise-peer-urls", url(peer_port!)],
+      ...["--initial-cluster", cluster.join(","), "--heartbeat-interval", "50"],
+      ...["--election-timeout", "500"],
+    ];
+    return member(`127.0.0.1:${port}`, () => new Program("etcd", args, { env: program_env() }));
+  });
+  for (const { address } of members) {
+    await eventually("etcd is ready", async () => {
+      try {
+        const health = await fetch(`http://${address}/health`);
+        return (await health.text()).includes("true");
+      } catch {
+        return false;
+      }
+    }, 20_000);
+  }
+  return new Servers(members, directory);
+}
