@@ -1,5 +1,6 @@
 /** The token of a request: RFC 6750, in the header or, for browsers' streams, in the query. */
 import { codes, Refusal } from "../core/codes.ts";
+import { parse_query } from "./context.ts";
 
 /**
  * "" = there is none. EventSource and WebSocket cannot send headers: a GET may have `access_token`
@@ -7,9 +8,7 @@ import { codes, Refusal } from "../core/codes.ts";
  */
 export function token_of(request: Request, search: string): string {
   const header = request.headers.get("authorization");
-  const in_query = request.method === "GET" && search.includes("access_token")
-    ? new URLSearchParams(search).get("access_token")
-    : null;
+  const in_query = request.method === "GET" ? parse_query(search).get("access_token") : null;
   if (header === null) return in_query ?? "";
   if (in_query !== null) throw new Refusal(codes.unauthorized, "There are two tokens");
   const found = /^bearer +([\w.~+/=-]+)$/i.exec(header);

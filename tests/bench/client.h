@@ -65,8 +65,9 @@ struct transport {
 /* Everything that went wrong or is counted for the connections of one client. */
 struct client_counts {
   uint64_t ready;
-  uint64_t failed; /* never became ready */
-  uint64_t closed; /* by the other side, after it was ready */
+  uint64_t renewed; /* connections that the server ended with an answer, as it may */
+  uint64_t failed;  /* never became ready */
+  uint64_t closed;  /* by the other side, after it was ready */
   uint64_t malformed;
   uint64_t refused; /* welcome or subscription answered with a refusal, or not as expected */
   uint64_t acks_out_of_order;
@@ -96,6 +97,7 @@ struct client {
   void *owner;
   void (*on_message)(struct client *cl, struct conn *c, const struct frame *f, uint64_t now_ns);
   void (*on_ack)(struct client *cl, struct conn *c);
+  void (*on_ready)(struct client *cl, struct conn *c); /* NULL = nobody asks */
   uint8_t read_buffer[READ_BYTES];
   uint8_t ack_buffer[READ_BYTES]; /* an acknowledgement is never longer than its message */
 };
@@ -166,6 +168,7 @@ static inline void conn_ready(struct client *cl, struct conn *c) {
   c->state = CONN_READY;
   cl->counts.ready++;
   cl->connecting--;
+  if (cl->on_ready) cl->on_ready(cl, c);
 }
 
 /* Sends now what the socket takes and keeps the rest: order is never lost. */
@@ -212,10 +215,9 @@ static inline void conn_greet(struct client *cl, struct conn *c) {
   conn_send(cl, c, frame, cl->framing->hello(frame, client_id, cl->keepalive_s, clean));
 }
 
-/* Opens the next connection that has not been opened; its life goes on in the loop. */
-static inline void client_open_next(struct client *cl) {
-  uint32_t number = cl->opened++;
-  struct conn *c = &cl->conns[number];
+/* Opens a connection; its life goes on in the loop. */
+static inline void client_open(struct client *cl, struct conn *c) {
+  uint32_t number = (uint32_t)(c - cl->conns);
   const int on = 1;
   struct sockaddr_in source = {.sin_family = AF_INET};
   source.sin_addr.s_addr = htonl(cl->source_address + number / CONNECTIONS_PER_SOURCE);
@@ -236,6 +238,15 @@ static inline void client_open_next(struct client *cl) {
   if (result && errno != EINPROGRESS) return conn_close(cl, c, errno);
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
   if (epoll_ctl(cl->epoll_fd, EPOLL_CTL_ADD, c->fd, &event)) conn_close(cl, c, errno);
+}
+
+/* The server ends the connection after its answer: the next message goes over another. */
+static inline void conn_renew(struct client *cl, struct conn *c) {
+  c->state = CONN_LEAVING;
+  conn_close(cl, c, 0);
+  cl->counts.ready--;
+  cl->counts.renewed++;
+  client_open(cl, c);
 }
 
 /* ------------------------------------------------------------------ reading */
@@ -284,6 +295,10 @@ static inline long conn_consume(struct client *cl, struct conn *c, const uint8_t
       if (f.qos) ack_bytes += cl->framing->ack(cl->ack_buffer + ack_bytes, f.packet_id);
     } else if (f.kind == FRAME_ACK) {
       conn_acked(cl, c, &f);
+      if (f.is_last) {
+        conn_renew(cl, c);
+        return -1;
+      }
     } else if (f.kind == FRAME_PONG) {
       cl->counts.pongs++;
     } else if (f.kind == FRAME_WELCOME && c->state == CONN_GREETING) {
@@ -347,7 +362,8 @@ static inline void client_event(struct client *cl, struct conn *c, uint32_t even
 /* Waits at most wait_ms for events and handles them; keeps some connections opening. */
 static inline void client_turn(struct client *cl, int wait_ms) {
   static struct epoll_event events[EVENTS_MAX];
-  while (cl->connecting < cl->connecting_max && cl->opened < cl->conns_count) client_open_next(cl);
+  while (cl->connecting < cl->connecting_max && cl->opened < cl->conns_count)
+    client_open(cl, &cl->conns[cl->opened++]);
   int n = epoll_wait(cl->epoll_fd, events, EVENTS_MAX, wait_ms);
   for (int i = 0; i < n; i++) {
     if (events[i].data.ptr) client_event(cl, events[i].data.ptr, events[i].events);

@@ -26,6 +26,7 @@ struct frame {
   uint8_t code;
   uint8_t qos;
   uint8_t duplicate;       /* the sender says that it may have sent this before */
+  uint8_t is_last;         /* acknowledgement: the sender ends the connection with it */
   uint8_t session_present; /* welcome: the server remembers an earlier connection */
   uint16_t packet_id;      /* 0 = none */
   const uint8_t *topic;

@@ -75,7 +75,9 @@ static inline long http_cut(const uint8_t *in, size_t in_bytes, struct frame *ou
   if (in_bytes - head_bytes < (size_t)body_bytes) return 0;
   bool is_good = !memcmp(in, success, sizeof success - 1) &&
                  !memmem(in + head_bytes, (size_t)body_bytes, refusal, sizeof refusal - 1);
-  *out = (struct frame){.kind = is_good ? FRAME_ACK : FRAME_OTHER};
+  static const char ends[] = "connection: close";
+  bool is_last = memmem(in, head_bytes, ends, sizeof ends - 1) != NULL;
+  *out = (struct frame){.kind = is_good ? FRAME_ACK : FRAME_OTHER, .is_last = is_last};
   return (long)head_bytes + body_bytes;
 }
 

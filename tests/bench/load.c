@@ -388,6 +388,7 @@ static void print_number(const char *name, double value) { printf(",\"%s\":%.10g
 
 static void print_counts(const struct verdict *v, const struct client_counts *n) {
   print_number("ready", (double)n->ready);
+  print_number("renewed", (double)n->renewed);
   print_number("failed", (double)n->failed);
   print_number("closed", (double)n->closed);
   print_number("refused", (double)n->refused);
@@ -496,6 +497,11 @@ static void streams_on_ack(struct client *cl, struct conn *c) {
   all->verdict.deliveries++;
 }
 
+static void streams_on_ready(struct client *cl, struct conn *c) {
+  struct streams *all = cl->owner;
+  if (!c->subscribes && all->publishing) stream_touch(all, c->index);
+}
+
 /* Messages that the stream's window has room for. With QoS 1 a message is in flight until every
  * subscriber has it and its publisher has the acknowledgement. */
 static inline uint64_t stream_room(const struct streams *all, uint32_t index) {
@@ -600,6 +606,7 @@ static struct streams *streams_make(const struct options *o, struct client *cl, 
   cl->owner = all;
   cl->on_message = streams_on_message;
   cl->on_ack = streams_on_ack;
+  cl->on_ready = streams_on_ready;
   return all;
 }
 
