@@ -102,8 +102,9 @@ export interface Appended {
 
 /**
  * How much of the log is kept. A topic is governed by the first rule whose filter matches it ("#"
- * matches every topic here, `$` ones too); a topic that no rule governs is kept for ever. Bounds
- * hold for all the messages that the rule governs together, and the oldest go first. 0 = no bound.
+ * matches every topic here, `$` ones too), as its tenant knows it; a topic that no rule governs is
+ * kept for ever. Bounds hold for all the messages of one tenant that the rule governs together, and
+ * the oldest go first. 0 = no bound.
  */
 export interface RetentionRule {
   readonly filter: string;

@@ -3,6 +3,7 @@
  * all, and between them keeps the log within its bounds in steps of about a millisecond. Nothing
  * else writes.
  */
+import { default_tenant, is_reserved, plain_name, tenant_of } from "../namespace.ts";
 import { filter_matches } from "../topic_tree.ts";
 import { ByteReader, type MessageRow, Op, read_message_row, read_session_row } from "./codec.ts";
 import type { RetentionRule } from "./mod.ts";
@@ -11,6 +12,8 @@ import type { Database, Row } from "./schema.ts";
 /** What one step of housekeeping may do: bounds the time that an append waits for it. */
 const step_rows_max = 256;
 const step_bytes_max = 1 << 20;
+/** Rules that one step looks at: each tenant has its own. */
+const step_rules_max = 64;
 /** Topic ids remembered. */
 const topics_cached_max = 1 << 16;
 /** Topics without messages whose trimmed offset is remembered. */
@@ -53,8 +56,11 @@ interface Topic {
   readonly rule: number;
 }
 
+/** A rule for all tenants, or, where it bounds count or bytes, for one of them. */
 interface RuleState {
   readonly rule: RetentionRule;
+  readonly index: number;
+  readonly tenant: string;
   /** Everything up to this offset is not this rule's, or gone. */
   floor: number;
   count: number;
@@ -131,7 +137,12 @@ export class LogWriter {
   readonly #topics = new Map<string, Topic>();
   /** Rule by topic id, for the walks. */
   readonly #rule_of_id = new Map<number, number>();
+  /** Those of the default tenant, in the order of the options; then those of other tenants. */
   readonly #rules: RuleState[];
+  readonly #rule_of_tenant = new Map<string, number>();
+  /** Whose turn to trim is, and how many in a row had nothing to trim. */
+  #next_rule = 0;
+  #idle_rules = 0;
   /** Whether any rule bounds count or bytes: else nothing needs counting. */
   readonly #counting: boolean;
   /** Rows up to `#counted` and after `#count_end` are in the rules' counts. */
@@ -151,8 +162,8 @@ export class LogWriter {
 
   constructor(readonly db: Database, readonly options: WriterOptions) {
     const sql = this.#sql = statements(db);
-    this.#rules = options.retention.map((rule) => ({ rule, floor: 0, count: 0, bytes: 0 }));
-    this.#counting = options.retention.some(({ count, bytes }) => count > 0 || bytes > 0);
+    this.#rules = options.retention.map((rule, index) => new_state(rule, index, default_tenant));
+    this.#counting = options.retention.some(is_counting);
     this.#read_bounds();
     this.#trimmed_max = Number(sql.get_meta.get("trimmed")?.value ?? 0);
     if (this.#counting) this.#load_counts();
@@ -172,9 +183,8 @@ export class LogWriter {
     } catch (error) {
       this.#roll_back();
       this.head = first - 1;
-      counts.forEach(([count, bytes], index) =>
-        Object.assign(this.#rules[index]!, { count, bytes })
-      );
+      // A tenant that this batch brought has nothing.
+      this.#rules.forEach((state, index) => [state.count, state.bytes] = counts[index] ?? [0, 0]);
       throw error;
     }
     return { first, once };
@@ -278,10 +288,26 @@ export class LogWriter {
     return topic;
   }
 
+  /** Index of the rule that governs a topic, for its tenant; -1 = none. */
   #rule_of(name: string): number {
-    return this.#rules.findIndex(({ rule: { filter } }) =>
-      filter === "#" || filter_matches(filter, name)
+    const plain = plain_name(name);
+    const { retention } = this.options;
+    const index = retention.findIndex(({ filter }) =>
+      filter === "#" || filter_matches(filter, plain)
     );
+    const rule = retention[index];
+    if (rule === undefined || !is_reserved(name) || !is_counting(rule)) return index;
+    return this.#rule_of_other(rule, index, tenant_of(name));
+  }
+
+  #rule_of_other(rule: RetentionRule, index: number, tenant: string): number {
+    const key = `${index} ${tenant}`;
+    let at = this.#rule_of_tenant.get(key);
+    if (at === undefined) {
+      at = this.#rules.push(new_state(rule, index, tenant)) - 1;
+      this.#rule_of_tenant.set(key, at);
+    }
+    return at;
   }
 
   /** Does one step of housekeeping; answers undefined when there is nothing to do for now. */
@@ -332,18 +358,29 @@ export class LogWriter {
     const saved = this.#sql.get_meta.get("retention")?.value;
     this.#sql.drop_meta.run("retention");
     const [rules, head, counts] = saved === undefined ? [] : JSON.parse(saved);
-    if (rules !== JSON.stringify(this.options.retention) || head !== this.head) {
+    if (rules !== this.#rules_text() || head !== this.head) {
       this.#count_end = this.head;
       return;
     }
-    this.#rules.forEach((state, index) => [state.count, state.bytes] = counts[index]);
+    for (const [index, tenant, count, bytes] of counts) {
+      const is_default = tenant === default_tenant;
+      const rule = this.options.retention[index]!;
+      const state = this.#rules[is_default ? index : this.#rule_of_other(rule, index, tenant)]!;
+      Object.assign(state, { count, bytes });
+    }
+  }
+
+  #rules_text(): string {
+    return `for each tenant: ${JSON.stringify(this.options.retention)}`;
   }
 
   /** Saves what a reopening would have to count. */
   save_counts(): void {
     if (!this.#counting || this.#counted < this.#count_end) return;
-    const counts = this.#rules.map(({ count, bytes }) => [count, bytes]);
-    const saved = [JSON.stringify(this.options.retention), this.head, counts];
+    const counts = this.#rules.map(({ index, tenant, count, bytes }) => {
+      return [index, tenant, count, bytes];
+    });
+    const saved = [this.#rules_text(), this.head, counts];
     this.#sql.set_meta.run("retention", JSON.stringify(saved));
   }
 
@@ -367,8 +404,9 @@ export class LogWriter {
   }
 
   #rule_of_topic(id: number): number {
-    // The common case, one rule for everything, needs no names.
-    if (this.#rules[0]?.rule.filter === "#") return 0;
+    // The common case, an age for everything, needs no names.
+    const [first] = this.options.retention;
+    if (first?.filter === "#" && !is_counting(first)) return 0;
     let rule = this.#rule_of_id.get(id);
     if (rule === undefined) {
       rule = this.#rule_of(this.#sql.topic_name.get(id)?.name ?? "");
@@ -382,11 +420,20 @@ export class LogWriter {
 
   #trim(removed: Removed): boolean {
     const now_ms = Date.now();
-    for (let index = 0; index < this.#rules.length; index++) {
+    const { length } = this.#rules;
+    for (let tried = 0; tried < Math.min(length, step_rules_max); tried++) {
+      const index = this.#next_rule % length;
+      this.#next_rule = index + 1;
       const { rule } = this.#rules[index]!;
-      if (rule.age_ms === 0 && rule.count === 0 && rule.bytes === 0) continue;
-      if (this.#trim_rule(index, now_ms, removed)) return true;
+      const is_bounded = rule.age_ms > 0 || is_counting(rule);
+      if (is_bounded && this.#trim_rule(index, now_ms, removed)) {
+        this.#idle_rules = 0;
+        return true;
+      }
+      this.#idle_rules++;
     }
+    if (this.#idle_rules < length) return true; // there are more
+    this.#idle_rules = 0;
     return false;
   }
 
@@ -524,6 +571,15 @@ export class LogWriter {
       this.#rule_of_id.delete(id);
     }
   }
+}
+
+function new_state(rule: RetentionRule, index: number, tenant: string): RuleState {
+  return { rule, index, tenant, floor: 0, count: 0, bytes: 0 };
+}
+
+/** Whether what is left of the rule's messages must be known. */
+function is_counting({ count, bytes }: RetentionRule): boolean {
+  return count > 0 || bytes > 0;
 }
 
 function is_due(

@@ -1,6 +1,7 @@
 /** Retention and housekeeping of the SQLite store: rules by filter, gaps, counts over restarts. */
 import { assert, assertEquals } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
+import { Namespace } from "../../core/namespace.ts";
 import { ByteWriter, Op, write_message } from "../../core/store/codec.ts";
 import type { RetentionRule } from "../../core/store/mod.ts";
 import { type Database, migrate } from "../../core/store/schema.ts";
@@ -78,6 +79,34 @@ for (const tail_messages_max of [1 << 16, 1]) {
     });
   });
 }
+
+Deno.test("a rule bounds each tenant apart, and knows topics as the tenant does", async () => {
+  await with_data(async (data) => {
+    const retention = [rule("a/#", { count: 10 }), rule("#", { bytes: 1e9 })];
+    const acme = new Namespace("acme");
+    const many = (topic: string, n: number) => Array.from({ length: n }, () => message(topic));
+    const counts = async (store: SqliteStore) => {
+      return [await count_of(store, "a/b"), await count_of(store, acme.topic("a/b"))];
+    };
+    await with_store_in(data, { retention }, async (store) => {
+      await store.append([...many("a/b", 5), ...many(acme.topic("a/b"), 100), message("end")]);
+      await trimmed(store, 90);
+      assertEquals(await counts(store), [5, 10]);
+    });
+    for (const saved of [true, false]) { // counts of a clean close, and counted anew
+      if (!saved) {
+        with_database(`${data}/longwire.db`, (db) => {
+          db.exec("DELETE FROM meta WHERE name = 'retention'");
+        });
+      }
+      await with_store_in(data, { retention }, async (store) => {
+        await store.append([...many(acme.topic("a/b"), 7), ...many("a/b", 1), message("end")]);
+        await trimmed(store, 7);
+        assertEquals(await counts(store), [saved ? 6 : 7, 10]);
+      });
+    }
+  });
+});
 
 Deno.test("counts survive a clean close, a crash and new rules", async () => {
   await with_data(async (data) => {
