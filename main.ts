@@ -64,9 +64,9 @@ interface Moving {
 
 async function make_reactor(config: Config): Promise<Moving> {
   const chosen = await choose_backend(startup.backends_of(config.backend, Deno.build.os));
-  const { backend, possible, reason } = chosen;
-  const thread_count = startup.thread_count_of(config, navigator.hardwareConcurrency, possible);
-  startup.check_connections(config.max_connections, thread_count, possible(thread_count));
+  const { backend, reason } = chosen;
+  const thread_count = startup.thread_count_of(config.io_threads, navigator.hardwareConcurrency);
+  startup.check_connections(config.max_connections, chosen.possible(thread_count));
   const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
   const { connects_per_s, connects_per_source_per_s, connections_per_source } = config;
   const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };

@@ -280,7 +280,7 @@ function parse_whole(text: string, min: number, max: number): number | undefined
 }
 
 /** A connection is named by 7 bits of I/O thread and 24 bits of slot (ffi/reactor.h). */
-export const io_threads_max = 127;
+const io_threads_max = 127;
 /** A Map holds no more than 2^24 entries, and every connected session is an entry of one. */
 const connections_max = 2 ** 24;
 

@@ -2,33 +2,16 @@
  * What a start needs beside the parts themselves, pure: sizes that the machine decides, the
  * sentences of a start that fails, and what is printed when it succeeds.
  */
-import { type Address, type Config, format_address, io_threads_max } from "./config.ts";
+import { type Address, type Config, format_address } from "./config.ts";
 
 /** Why the service cannot start, as one sentence for the person who started it. */
 export class StartError extends Error {
   override readonly name = "StartError";
 }
 
-/**
- * One core is left to JavaScript and the store; more threads than cores only where one thread
- * cannot hold its share of the connections.
- * @param possible how many connections that many threads can hold
- */
-export function thread_count_of(
-  config: Pick<Config, "io_threads" | "max_connections">,
-  cores: number,
-  possible: (thread_count: number) => number,
-): number {
-  if (config.io_threads !== "auto") return config.io_threads;
-  const least = Math.min(Math.max(1, cores - 1), io_threads_max);
-  if (config.max_connections === "auto") return least;
-  let count = least;
-  while (possible(count) < config.max_connections && count < io_threads_max) {
-    // Where descriptors are the process's, another thread holds no more.
-    if (possible(count + 1) <= possible(count)) return least;
-    count++;
-  }
-  return count;
+/** One core is left to JavaScript and the store. */
+export function thread_count_of(setting: Config["io_threads"], cores: number): number {
+  return setting === "auto" ? Math.max(1, cores - 1) : setting;
 }
 
 function threads_text(count: number): string {
@@ -36,15 +19,11 @@ function threads_text(count: number): string {
 }
 
 /** @throws StartError when the machine cannot hold what is asked for. */
-export function check_connections(
-  setting: Config["max_connections"],
-  thread_count: number,
-  possible: number,
-): void {
+export function check_connections(setting: Config["max_connections"], possible: number): void {
   if (setting === "auto" || setting <= possible) return;
   throw new StartError(
     `Cannot hold max_connections ${setting}: the open files that this process may have ` +
-      `(ulimit -n) allow ${possible} with ${threads_text(thread_count)}`,
+      `(ulimit -n) allow ${possible}`,
   );
 }
 

@@ -1,12 +1,12 @@
-/* The io_uring backend: one ring a thread, its connections direct descriptors in the ring's table,
- * so that RLIMIT_NOFILE bounds a table and not the process. Accepting and receiving are multishot,
- * everything else is gathered and submitted by the one io_uring_enter(2) of a turn.
+/* The io_uring backend: connections are direct descriptors in the tables of a thread's rings
+ * (uring_tables.h), so that RLIMIT_NOFILE bounds a table and not the process. Accepting and
+ * receiving are multishot, everything else is gathered and submitted by the one io_uring_enter(2)
+ * that a ring has in a turn.
  * Invariant: `interest` of a connection counts its operations in the kernel; closed() is called
  * when it is zero, so a slot is never used again while a completion may name it. A send never stays
  * in the kernel: it is MSG_DONTWAIT, and where it meets a full socket a poll waits in its place. */
-#include <sys/uio.h>
-
 #include "uring_probe.h"
+#include "uring_tables.h"
 
 /* Completions of one wait: then commands and timers have their turn. */
 #define COMPLETIONS_PER_WAIT 2048u
@@ -15,10 +15,6 @@
 /* What is kept of a connection from which nothing is taken before its receive is cancelled. A
  * device may well send its first packets without waiting for the answer to its hello. */
 #define UNASKED_BYTES_MAX (16u << 10)
-#define RECEIVE_BUFFERS 8u
-#define SEND_VECTORS 64u
-#define SCRATCH_MESSAGES 256u
-#define SCRATCH_VECTORS 2048u
 #define REFUSALS_PER_TURN 256
 #define QUERIES_PER_CHUNK 256u
 #define QUERY_CHUNKS_MAX 64u
@@ -29,6 +25,7 @@
 enum operation {
   OPERATION_NONE = 0, /* nobody waits for it */
   OPERATION_WAKEUP,
+  OPERATION_TABLES,  /* another ring has something */
   OPERATION_ACCEPT,  /* number of the listener */
   OPERATION_REFUSE,  /* number of the listener: a poll, while the table is full */
   OPERATION_REFUSED, /* close of a descriptor that became no connection */
@@ -62,24 +59,17 @@ struct query {
 };
 
 struct backend {
-  struct uring ring;
-  struct uring_buffers buffers;
+  struct tables tables;
   struct wakeup wakeup;
-  uint32_t table_size;
-  uint32_t table_used;
   uint8_t is_enabled;
   uint8_t has_no_addresses;           /* the kernel cannot tell the peer of a direct descriptor */
   uint8_t is_refusing[LISTENERS_MAX]; /* OPERATION_REFUSE is under way */
   uint8_t is_ipv6[LISTENERS_MAX];
-  uint32_t received_bytes; /* of this wait */
-  uint32_t messages_used;
-  uint32_t vectors_used;
+  uint32_t accepting[LISTENERS_MAX]; /* the table that connections go to, or TABLE_NONE */
+  uint32_t received_bytes;           /* of this wait */
   struct query *queries[QUERY_CHUNKS_MAX];
   uint32_t query_count;
   uint32_t query_free; /* the first one of the list, or QUERY_NONE */
-  /* In use until they are submitted (IORING_FEAT_SUBMIT_STABLE). */
-  struct msghdr messages[SCRATCH_MESSAGES];
-  struct iovec vectors[SCRATCH_VECTORS];
 };
 
 #define BACKEND_HAS_TABLES
@@ -96,72 +86,73 @@ static uint64_t data_for(enum operation operation, const struct connection *c) {
   return (uint64_t)c->generation << 32 | (uint64_t)operation << 24 | c->slot;
 }
 
-/* An entry for an operation on the connection's descriptor. */
-static struct io_uring_sqe *sqe_for(struct io_thread *t, struct connection *c, unsigned opcode,
-                                    enum operation operation) {
-  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, opcode, c->fd, data_for(operation, c));
+/* The ring that the thread waits on. */
+static struct uring *first_ring(struct io_thread *t) { return &t->backend->tables.at[0]->ring; }
+
+static struct uring *ring_of(struct io_thread *t, int fd) {
+  return &table_of(&t->backend->tables, fd)->ring;
+}
+
+/* An entry for an operation on a descriptor of a table. */
+static struct io_uring_sqe *sqe_on(struct io_thread *t, int fd, unsigned opcode,
+                                   uint64_t user_data) {
+  struct io_uring_sqe *sqe = uring_sqe(ring_of(t, fd), opcode, (int)table_place(fd), user_data);
   sqe->flags = IOSQE_FIXED_FILE;
-  c->interest++;
   return sqe;
 }
 
+/* An entry for an operation on the connection's descriptor. */
+static struct io_uring_sqe *sqe_for(struct io_thread *t, struct connection *c, unsigned opcode,
+                                    enum operation operation) {
+  c->interest++;
+  return sqe_on(t, c->fd, opcode, data_for(operation, c));
+}
+
 /* Cancels what has that user_data. Only when it does not find it does it make a completion. */
-static void cancel(struct io_thread *t, uint64_t target, uint64_t user_data) {
-  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_ASYNC_CANCEL, -1, user_data);
+static void cancel(struct uring *ring, uint64_t target, uint64_t user_data) {
+  struct io_uring_sqe *sqe = uring_sqe(ring, IORING_OP_ASYNC_CANCEL, -1, user_data);
   sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
   sqe->addr = target;
 }
 
-static int enter(struct backend *b, int wait, int timeout_ms) {
-  int result = uring_enter(&b->ring, wait, timeout_ms);
-  if (uring_room(&b->ring) == b->ring.sq_mask + 1) b->messages_used = b->vectors_used = 0;
-  return result;
+static void cancel_for(struct io_thread *t, struct connection *c, enum operation target,
+                       enum operation missed) {
+  cancel(ring_of(t, c->fd), data_for(target, c), data_for(missed, c));
 }
 
 /* ---------------------------------------------------------------- life */
 
-/* The kernel allows RLIMIT_NOFILE entries of a table. */
-static uint32_t table_size_max(uint64_t descriptors_max) {
-  const uint32_t max = 1u << 20; /* IORING_MAX_FIXED_FILES */
-  return descriptors_max < max ? (uint32_t)descriptors_max : max;
-}
-
-/* What so many tables hold. Connections are spread over the threads by chance (SO_REUSEPORT): a
- * sixteenth is kept free for the one that has more than its share; at 20,000 that is nine times
- * the standard deviation. */
+/* What the tables of all threads hold. Connections are spread over the threads by chance
+ * (SO_REUSEPORT), and a thread may have more than its share. */
 static uint32_t table_connections(uint64_t descriptors_max, uint32_t thread_count) {
-  uint32_t size = table_size_max(descriptors_max);
-  uint32_t spare = BUSY_MAX + (thread_count > 1 ? size / 16 : 0);
-  uint64_t sum = size > spare ? (uint64_t)(size - spare) * thread_count : 1;
+  uint32_t size = table_size_of(descriptors_max);
+  uint64_t sum = (uint64_t)(size - table_spare(size)) * TABLES_MAX * thread_count;
+  sum = sum > BUSY_MAX ? sum - BUSY_MAX : 1;
   return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
 }
 
-static int open_ring(struct io_thread *t) {
-  struct backend *b = t->backend;
-  const struct lw_options *o = &t->reactor->options;
-  /* Many threads hold many connections, and each of them has little to do. */
-  int is_one_of_many = o->thread_count > 8;
-  int error = uring_open(&b->ring, is_one_of_many ? 256 : 2048, is_one_of_many ? 8192 : 16384);
-  if (error != 0) return error;
+static int open_tables(struct io_thread *t) {
+  struct tables *all = &t->backend->tables;
   struct rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return -errno;
-  uint64_t wanted = (uint64_t)o->connections_max + BUSY_MAX + 64;
-  b->table_size = table_size_max(files.rlim_cur < wanted ? files.rlim_cur : wanted);
-  error = uring_register_table(&b->ring, b->table_size);
-  if (error != 0) return error;
+  uint64_t wanted = (uint64_t)t->reactor->options.connections_max + BUSY_MAX + 64;
+  wanted += wanted / 8; /* spare places */
+  all->size = table_size_of(files.rlim_cur < wanted ? files.rlim_cur : wanted);
+  uint64_t limit = wanted / (all->size - table_spare(all->size)) + 1;
+  all->limit = limit < TABLES_MAX ? (uint32_t)limit : TABLES_MAX;
   /* Together they are what one flooding connection brings before the others have theirs. */
-  return uring_buffers_open(&b->buffers, &b->ring, RECEIVE_BUFFERS,
-                            READ_TURN_BYTES / RECEIVE_BUFFERS / (is_one_of_many ? 2 : 1));
+  return table_open(all, READ_TURN_BYTES);
 }
 
 static int backend_open(struct io_thread *t) {
   struct backend *b = calloc(1, sizeof *b);
   if (b == NULL) return -ENOMEM;
   t->backend = b;
-  b->ring.fd = -1;
+  b->tables.signal_fd = -1;
   b->query_free = QUERY_NONE;
+  for (uint32_t i = 0; i < LISTENERS_MAX; i++) b->accepting[i] = TABLE_NONE;
   int error = wakeup_open(&b->wakeup);
-  if (error == 0) error = open_ring(t);
+  if (error == 0) error = open_tables(t);
   if (error != 0) backend_shut(t);
   return error;
 }
@@ -175,8 +166,7 @@ static void backend_shut(struct io_thread *t) {
     shutdown(t->listen_fds[i], SHUT_RDWR);
     close(t->listen_fds[i]);
   }
-  uring_close(&b->ring);
-  uring_buffers_free(&b->buffers);
+  tables_free(&b->tables);
   wakeup_close(&b->wakeup);
   for (uint32_t i = 0; i < QUERY_CHUNKS_MAX; i++) free(b->queries[i]);
   free(b);
@@ -186,33 +176,66 @@ static void backend_wake(struct io_thread *t) { wakeup_ring(&t->backend->wakeup)
 
 /* Multishot polls report edges: the counter of the eventfd need never be read. */
 static void await_wakeup(struct io_thread *t) {
-  struct backend *b = t->backend;
-  struct io_uring_sqe *sqe =
-      uring_sqe(&b->ring, IORING_OP_POLL_ADD, b->wakeup.read_fd, data_of(OPERATION_WAKEUP, 0));
+  struct io_uring_sqe *sqe = uring_sqe(first_ring(t), IORING_OP_POLL_ADD,
+                                       t->backend->wakeup.read_fd, data_of(OPERATION_WAKEUP, 0));
   sqe->len = IORING_POLL_ADD_MULTI;
   sqe->poll32_events = POLLIN;
 }
 
+/* That another ring has something is all that it says: every turn looks at every ring. */
+static void await_tables(struct io_thread *t) {
+  struct tables *all = &t->backend->tables;
+  struct io_uring_sqe *sqe =
+      uring_sqe(first_ring(t), IORING_OP_READ, all->signal_fd, data_of(OPERATION_TABLES, 0));
+  sqe->addr = (uint64_t)(uintptr_t)&all->signal_value;
+  sqe->len = sizeof all->signal_value;
+}
+
 /* In the I/O thread: from here on the ring is its own. */
 static void enable(struct io_thread *t) {
-  struct backend *b = t->backend;
-  int error = uring_enable(&b->ring);
+  int error = uring_enable(first_ring(t));
   assert(error == 0);
   (void)error;
   /* Only shutdowns need a worker of the kernel: one thread beside each of ours is plenty. */
   uint32_t workers[2] = {1, 1};
-  uring_register(b->ring.fd, IORING_REGISTER_IOWQ_MAX_WORKERS, workers, 2);
-  b->is_enabled = 1;
+  uring_register(first_ring(t)->fd, IORING_REGISTER_IOWQ_MAX_WORKERS, workers, 2);
+  t->backend->is_enabled = 1;
   await_wakeup(t);
 }
 
 /* ---------------------------------------------------------------- accepting */
 
-static void accept_on(struct io_thread *t, uint32_t index) {
-  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_ACCEPT, t->listen_fds[index],
-                                       data_of(OPERATION_ACCEPT, index));
+static void accept_on(struct io_thread *t, uint32_t index, uint32_t table) {
+  struct backend *b = t->backend;
+  struct io_uring_sqe *sqe = uring_sqe(&b->tables.at[table]->ring, IORING_OP_ACCEPT,
+                                       t->listen_fds[index], data_of(OPERATION_ACCEPT, index));
   sqe->ioprio = IORING_ACCEPT_MULTISHOT;
   sqe->file_index = IORING_FILE_INDEX_ALLOC;
+  b->accepting[index] = table;
+}
+
+/* The tables are full: connections are taken in the old way, only to be told so. */
+static void refuse_on(struct io_thread *t, uint32_t index) {
+  struct io_uring_sqe *sqe = uring_sqe(first_ring(t), IORING_OP_POLL_ADD, t->listen_fds[index],
+                                       data_of(OPERATION_REFUSE, index));
+  sqe->poll32_events = POLLIN;
+  t->backend->is_refusing[index] = 1;
+}
+
+/* A table with room, a new one if need be; TABLE_NONE when there is none. */
+static uint32_t table_to_fill(struct io_thread *t) {
+  struct tables *all = &t->backend->tables;
+  uint32_t number = tables_with_room(all);
+  if (number != TABLE_NONE || tables_grow(all, READ_TURN_BYTES) != 0) return number;
+  if (all->count == 2) await_tables(t);
+  return all->count - 1;
+}
+
+/* Takes connections, or says no to them. */
+static void accept_next(struct io_thread *t, uint32_t index) {
+  uint32_t table = table_to_fill(t);
+  if (table == TABLE_NONE) refuse_on(t, index);
+  else accept_on(t, index, table);
 }
 
 static int backend_listen(struct io_thread *t, uint32_t index) {
@@ -220,58 +243,56 @@ static int backend_listen(struct io_thread *t, uint32_t index) {
   socklen_t size = sizeof address;
   if (getsockname(t->listen_fds[index], (struct sockaddr *)&address, &size) != 0) return -errno;
   t->backend->is_ipv6[index] = address.ss_family == AF_INET6;
-  accept_on(t, index);
+  accept_next(t, index);
   return 0;
 }
 
 static void backend_unlisten(struct io_thread *t, uint32_t index) {
-  cancel(t, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
-  cancel(t, data_of(OPERATION_REFUSE, index), OPERATION_NONE);
-  /* What is not submitted yet names the descriptor by its number: it must not be another's then. */
-  enter(t->backend, 0, 0);
+  struct tables *all = &t->backend->tables;
+  for (uint32_t i = 0; i < all->count; i++) {
+    struct uring *ring = &all->at[i]->ring;
+    cancel(ring, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
+    if (i == 0) cancel(ring, data_of(OPERATION_REFUSE, index), OPERATION_NONE);
+    /* What is not submitted yet names the descriptor by its number: it must not be another's then.
+     */
+    table_enter(all->at[i], 0, 0);
+  }
   close(t->listen_fds[index]);
 }
 
-static void close_direct(struct io_thread *t, uint32_t descriptor, uint64_t user_data) {
-  struct io_uring_sqe *sqe = uring_sqe(&t->backend->ring, IORING_OP_CLOSE, 0, user_data);
-  sqe->file_index = descriptor + 1;
+static void close_direct(struct io_thread *t, int fd, uint64_t user_data) {
+  struct io_uring_sqe *sqe = uring_sqe(ring_of(t, fd), IORING_OP_CLOSE, 0, user_data);
+  sqe->file_index = table_place(fd) + 1;
 }
 
 /* The reactor has no slot for it: its busy bytes, and away with it. */
-static void refuse_direct(struct io_thread *t, uint32_t index, uint32_t descriptor) {
+static void refuse_direct(struct io_thread *t, uint32_t index, int fd) {
   const struct listener *l = &t->reactor->listeners[index];
-  struct io_uring_sqe *sqe =
-      uring_sqe(&t->backend->ring, IORING_OP_SEND, (int)descriptor, OPERATION_NONE);
-  sqe->flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+  struct io_uring_sqe *sqe = sqe_on(t, fd, IORING_OP_SEND, OPERATION_NONE);
+  sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
   sqe->addr = (uint64_t)(uintptr_t)l->busy;
   sqe->len = l->busy_size;
   sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-  close_direct(t, descriptor, data_of(OPERATION_REFUSED, 0));
+  close_direct(t, fd, data_of(OPERATION_REFUSED, 0));
 }
 
-/* The table is full: connections are taken in the old way, only to be told so. */
-static void refuse_on(struct io_thread *t, uint32_t index) {
+static void on_accept(struct io_thread *t, uint32_t table, uint32_t index,
+                      const struct io_uring_cqe *cqe) {
   struct backend *b = t->backend;
-  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_POLL_ADD, t->listen_fds[index],
-                                       data_of(OPERATION_REFUSE, index));
-  sqe->poll32_events = POLLIN;
-  b->is_refusing[index] = 1;
-}
-
-static int has_room(const struct backend *b) {
-  return b->table_used + b->table_size / 64 < b->table_size;
-}
-
-static void on_accept(struct io_thread *t, uint32_t index, const struct io_uring_cqe *cqe) {
-  struct backend *b = t->backend;
+  uint32_t *accepting = &b->accepting[index];
   if (cqe->res >= 0) {
-    b->table_used++;
-    if (accepted(t, index, cqe->res) == NULL) refuse_direct(t, index, (uint32_t)cqe->res);
+    int fd = table_descriptor(table, (uint32_t)cqe->res);
+    b->tables.at[table]->used++;
+    if (accepted(t, index, fd) == NULL) refuse_direct(t, index, fd);
   }
-  if ((cqe->flags & IORING_CQE_F_MORE) || t->listen_fds[index] < 0) return;
-  /* The one that found the table full is closed without a word: the kernel had accepted it. */
-  if (cqe->res == -ENFILE) refuse_on(t, index);
-  else if (cqe->res != -ECANCELED) accept_on(t, index);
+  if (t->listen_fds[index] < 0 || *accepting != table) return;
+  int is_over = !(cqe->flags & IORING_CQE_F_MORE);
+  if (is_over && cqe->res == -ECANCELED) return; /* an earlier one of this table */
+  if (!is_over && table_has_room(&b->tables, table)) return;
+  if (!is_over)
+    cancel(&b->tables.at[table]->ring, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
+  *accepting = TABLE_NONE;
+  accept_next(t, index);
 }
 
 static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring_cqe *cqe) {
@@ -293,18 +314,19 @@ static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring
   }
   /* Without even one descriptor to say so: the kernel accepts and drops, one after the other. */
   int is_out_of_descriptors = cqe->res > 0 && count == 0 && (errno == EMFILE || errno == ENFILE);
-  if (has_room(b) || is_out_of_descriptors) accept_on(t, index);
-  else refuse_on(t, index);
+  if (is_out_of_descriptors) accept_on(t, index, 0);
+  else accept_next(t, index);
 }
 
-/* A place in the table is free again. */
-static void give_back_descriptor(struct io_thread *t) {
+/* A place in a table is free again. */
+static void give_back_descriptor(struct io_thread *t, uint32_t table) {
   struct backend *b = t->backend;
-  b->table_used--;
-  for (uint32_t i = 0; i < LISTENERS_MAX && has_room(b); i++) {
+  b->tables.at[table]->used--;
+  if (!table_has_room(&b->tables, table)) return;
+  for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
     if (!b->is_refusing[i]) continue;
     b->is_refusing[i] = 0;
-    cancel(t, data_of(OPERATION_REFUSE, i), OPERATION_NONE); /* on_refuse goes on */
+    cancel(first_ring(t), data_of(OPERATION_REFUSE, i), OPERATION_NONE); /* on_refuse goes on */
   }
 }
 
@@ -341,10 +363,9 @@ static void backend_address(struct io_thread *t, struct connection *c) {
   struct query *query = query_at(b, number);
   query->slot = c->slot;
   uint64_t user_data = (uint64_t)c->generation << 32 | data_of(OPERATION_ADDRESS, number);
-  struct io_uring_sqe *sqe = uring_sqe(&b->ring, IORING_OP_URING_CMD, c->fd, user_data);
+  struct io_uring_sqe *sqe = sqe_on(t, c->fd, IORING_OP_URING_CMD, user_data);
   /* It wants the very size that it will answer. */
   uint32_t size = b->is_ipv6[c->listener] ? sizeof query->address : sizeof(struct sockaddr_in);
-  sqe->flags = IOSQE_FIXED_FILE;
   sqe->cmd_op = URING_SOCKET_OP_GETSOCKOPT;
   sqe->addr = (uint64_t)SO_PEERNAME << 32 | SOL_SOCKET; /* optname and level */
   sqe->file_index = size;                               /* optlen */
@@ -389,7 +410,7 @@ static void backend_read(struct io_thread *t, struct connection *c) {
 
 static void cancel_receive(struct io_thread *t, struct connection *c) {
   c->backend_flags |= RECEIVE_ENDING;
-  cancel(t, data_for(OPERATION_RECEIVE, c), data_for(OPERATION_CANCEL_RECEIVE, c));
+  cancel_for(t, c, OPERATION_RECEIVE, OPERATION_CANCEL_RECEIVE);
 }
 
 static void backend_read_stop(struct io_thread *t, struct connection *c) {
@@ -405,7 +426,6 @@ static int backend_adopt(struct io_thread *t, struct connection *c) {
 /* ENOBUFS is no error (io_uring_prep_recv_multishot(3)): others had the buffers, which are back by
  * the time the receive is submitted again; and it goes before those that had them. */
 static void on_receive(struct io_thread *t, struct connection *c, const struct io_uring_cqe *cqe) {
-  struct backend *b = t->backend;
   int is_last = !(cqe->flags & IORING_CQE_F_MORE);
   if (is_last) {
     c->backend_flags &= (uint8_t) ~(RECEIVING | RECEIVE_ENDING);
@@ -413,10 +433,11 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
   }
   if (cqe->flags & IORING_CQE_F_BUFFER) {
     uint32_t size = cqe->res > 0 ? (uint32_t)cqe->res : 0;
-    b->received_bytes += size;
+    struct uring_buffers *buffers = &table_of(&t->backend->tables, c->fd)->buffers;
+    t->backend->received_bytes += size;
     c->backend_flags |= HAD_BUFFERS;
-    if (size > 0) received(t, c, uring_buffers_at(&b->buffers, cqe->flags), size);
-    uring_buffers_done(&b->buffers, cqe->flags, size);
+    if (size > 0) received(t, c, uring_buffers_at(buffers, cqe->flags), size);
+    uring_buffers_done(buffers, cqe->flags, size);
   }
   if (c->state == CLOSED) return;
   if (cqe->res == 0) return received(t, c, NULL, 0);
@@ -435,10 +456,10 @@ static void on_receive(struct io_thread *t, struct connection *c, const struct i
 /* ---------------------------------------------------------------- sending */
 
 /* Fills in a send of many stretches; returns how many bytes they are, 0 when there is no room. */
-static uint32_t send_many(struct backend *b, struct io_uring_sqe *sqe, const struct out_queue *q,
+static uint32_t send_many(struct table *table, struct io_uring_sqe *sqe, const struct out_queue *q,
                           uint32_t ready) {
-  struct msghdr *message = &b->messages[b->messages_used];
-  struct iovec *vectors = &b->vectors[b->vectors_used];
+  struct msghdr *message = &table->messages[table->messages_used];
+  struct iovec *vectors = &table->vectors[table->vectors_used];
   uint32_t count = 0;
   uint32_t size = 0;
   for (; count < ready && count < SEND_VECTORS; count++) {
@@ -448,29 +469,25 @@ static uint32_t send_many(struct backend *b, struct io_uring_sqe *sqe, const str
     size += e->size - skip;
   }
   *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
-  b->messages_used++;
-  b->vectors_used += count;
+  table->messages_used++;
+  table->vectors_used += count;
   sqe->opcode = IORING_OP_SENDMSG;
   sqe->addr = (uint64_t)(uintptr_t)message;
   sqe->len = 1;
   return size;
 }
 
-static int has_scratch(const struct backend *b) {
-  return b->messages_used < SCRATCH_MESSAGES && b->vectors_used + SEND_VECTORS <= SCRATCH_VECTORS;
-}
-
 static void backend_flush(struct io_thread *t, struct connection *c) {
-  struct backend *b = t->backend;
   struct out_queue *q = c->out;
   if (q->sending > 0 || q->blocked) return;
   uint32_t ready = sendable(t, c);
   if (ready == 0) return;
-  if (ready > 1 && !has_scratch(b)) enter(b, 0, 0);
+  struct table *table = table_of(&t->backend->tables, c->fd);
+  if (ready > 1 && !table_has_scratch(table)) table_enter(table, 0, 0);
   struct io_uring_sqe *sqe = sqe_for(t, c, IORING_OP_SEND, OPERATION_SEND);
   sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-  if (ready > 1 && has_scratch(b)) {
-    q->sending = send_many(b, sqe, q, ready);
+  if (ready > 1 && table_has_scratch(table)) {
+    q->sending = send_many(table, sqe, q, ready);
   } else {
     const struct out_entry *e = out_at(q, 0);
     sqe->addr = (uint64_t)(uintptr_t)(e->block->bytes + e->offset + q->sent);
@@ -482,7 +499,7 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
 static void cancel_poll(struct io_thread *t, struct connection *c) {
   if ((c->backend_flags & (POLLING | POLL_ENDING)) != POLLING) return;
   c->backend_flags |= POLL_ENDING;
-  cancel(t, data_for(OPERATION_WRITABLE, c), data_for(OPERATION_CANCEL_WRITABLE, c));
+  cancel_for(t, c, OPERATION_WRITABLE, OPERATION_CANCEL_WRITABLE);
 }
 
 static void poll_on(struct io_thread *t, struct connection *c, int is_multishot) {
@@ -538,7 +555,7 @@ static void backend_end_write(struct io_thread *t, struct connection *c) {
 
 static void close_now_direct(struct io_thread *t, struct connection *c) {
   c->interest++;
-  close_direct(t, (uint32_t)c->fd, data_for(OPERATION_CLOSE, c));
+  close_direct(t, c->fd, data_for(OPERATION_CLOSE, c));
 }
 
 /* A shutdown is run by a worker of the kernel, which looks its descriptor up only then: were that
@@ -585,7 +602,7 @@ static void complete_for(struct io_thread *t, struct connection *c, enum operati
     break;
   case OPERATION_CLOSE:
     c->interest--;
-    give_back_descriptor(t);
+    give_back_descriptor(t, table_number(c->fd));
     break;
   default:
     on_cancel_missed(t, c, operation);
@@ -596,7 +613,7 @@ static void complete_for(struct io_thread *t, struct connection *c, enum operati
   }
 }
 
-static void complete(struct io_thread *t, const struct io_uring_cqe *cqe) {
+static void complete(struct io_thread *t, uint32_t table, const struct io_uring_cqe *cqe) {
   uint32_t number = (uint32_t)cqe->user_data & 0xffffff;
   enum operation operation = (enum operation)((uint32_t)cqe->user_data >> 24);
   switch (operation) {
@@ -605,14 +622,17 @@ static void complete(struct io_thread *t, const struct io_uring_cqe *cqe) {
   case OPERATION_WAKEUP:
     if (!(cqe->flags & IORING_CQE_F_MORE)) await_wakeup(t);
     break;
+  case OPERATION_TABLES:
+    await_tables(t);
+    break;
   case OPERATION_ACCEPT:
-    on_accept(t, number, cqe);
+    on_accept(t, table, number, cqe);
     break;
   case OPERATION_REFUSE:
     on_refuse(t, number, cqe);
     break;
   case OPERATION_REFUSED:
-    give_back_descriptor(t);
+    give_back_descriptor(t, table);
     break;
   case OPERATION_ADDRESS:
     on_address(t, cqe->user_data, cqe->res);
@@ -627,24 +647,39 @@ static void complete(struct io_thread *t, const struct io_uring_cqe *cqe) {
   }
 }
 
+static int takes_more(const struct backend *b, uint32_t count) {
+  return count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT;
+}
+
+/* Goes round the rings; the one at which the turn was over is the last of the next. Returns how
+ * many completions there have been. */
+static uint32_t complete_some(struct io_thread *t, uint32_t count) {
+  struct backend *b = t->backend;
+  struct tables *all = &b->tables;
+  struct io_uring_cqe cqe;
+  for (uint32_t i = 0; i < all->count && takes_more(b, count); i++) {
+    uint32_t number = all->first < all->count ? all->first : 0;
+    struct uring *ring = &all->at[number]->ring;
+    for (; takes_more(b, count) && uring_peek(ring, &cqe); count++) {
+      uring_pop(ring);
+      complete(t, number, &cqe);
+    }
+    all->first = number + 1;
+  }
+  return count;
+}
+
 static void backend_wait(struct io_thread *t, int timeout_ms) {
   struct backend *b = t->backend;
-  struct io_uring_cqe cqe;
   if (!b->is_enabled) enable(t);
   uint32_t count = 0;
   b->received_bytes = 0;
   do {
     /* The kernel runs some twenty receives in one call (IO_LOCAL_TW_DEFAULT_MAX), then returns. */
-    enter(b, 1, count > 0 || uring_peek(&b->ring, &cqe) ? 0 : timeout_ms);
+    tables_enter(&b->tables, count > 0 ? 0 : timeout_ms);
     if (count == 0) read_clock(t);
     uint32_t before = count;
-    for (; count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT &&
-           uring_peek(&b->ring, &cqe);
-         count++) {
-      uring_pop(&b->ring);
-      complete(t, &cqe);
-    }
+    count = complete_some(t, count);
     if (count == before) break;
-  } while (count < COMPLETIONS_PER_WAIT && b->received_bytes < RECEIVED_PER_WAIT &&
-           uring_has_more(&b->ring));
+  } while (takes_more(b, count) && tables_have_more(&b->tables));
 }

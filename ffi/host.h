@@ -371,6 +371,13 @@ static void set_connection_options(int fd) {
 #endif
 }
 
+/* What spreads connections over the sockets of one port: on FreeBSD that is another option. */
+#ifdef SO_REUSEPORT_LB
+#define REUSE_PORT SO_REUSEPORT_LB
+#else
+#define REUSE_PORT SO_REUSEPORT
+#endif
+
 /* A bound socket; a listening one when `reuse`, so that every thread has its own. Returns it or
  * -errno. */
 static int bind_socket(const struct sockaddr_storage *address, socklen_t size, int reuse) {
@@ -381,7 +388,7 @@ static int bind_socket(const struct sockaddr_storage *address, socklen_t size, i
   fcntl(fd, F_SETFL, O_NONBLOCK);
   set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   if (address->ss_family == AF_INET6) set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
-  if (reuse && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) != 0) goto fail;
+  if (reuse && set_option(fd, SOL_SOCKET, REUSE_PORT, 1) != 0) goto fail;
   if (bind(fd, (const struct sockaddr *)address, size) != 0) goto fail;
   if (reuse) {
     set_connection_options(fd);

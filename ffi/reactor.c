@@ -241,20 +241,30 @@ static int options_problem(const struct lw_options *o) {
 /* Descriptors that are not connections': listeners, the host's store and HTTP, its runtime's own.
  */
 #define DESCRIPTORS_RESERVED 256
-/* "Unlimited" has to end somewhere: memory is the bound then. */
+/* Of the kernel, for both buffers of a connection, and ours. */
+#define CONNECTION_MEMORY_BYTES (16u << 10)
 #define CONNECTIONS_AUTO_MAX (1u << 20)
 
 uint32_t lw_connections_possible(uint32_t thread_count) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024 - DESCRIPTORS_RESERVED;
-#ifdef BACKEND_HAS_TABLES /* of direct descriptors, one a thread: they are not the process's */
+#ifdef BACKEND_HAS_TABLES /* of direct descriptors: they are not the process's */
   return table_connections(limit.rlim_cur, thread_count);
 #else
   (void)thread_count;
-#endif
-  if (limit.rlim_cur >= CONNECTIONS_AUTO_MAX + DESCRIPTORS_RESERVED) return CONNECTIONS_AUTO_MAX;
+  if (limit.rlim_cur >= UINT32_MAX) return UINT32_MAX - DESCRIPTORS_RESERVED;
   return limit.rlim_cur > DESCRIPTORS_RESERVED ? (uint32_t)limit.rlim_cur - DESCRIPTORS_RESERVED
                                                : 1;
+#endif
+}
+
+/* What descriptors and memory allow. */
+static uint32_t connections_auto(uint32_t thread_count) {
+  uint32_t count = lw_connections_possible(thread_count);
+  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+  uint64_t held = memory / CONNECTION_MEMORY_BYTES;
+  if (held < count) count = (uint32_t)held;
+  return count < CONNECTIONS_AUTO_MAX ? count : CONNECTIONS_AUTO_MAX;
 }
 
 uint32_t lw_connections_max(const struct lw_reactor *r) { return r->options.connections_max; }
@@ -267,7 +277,7 @@ int lw_open(const struct lw_options *options, struct lw_reactor **out) {
   if (r == NULL) return error;
   r->options = *options;
   if (options->connections_max == 0) {
-    r->options.connections_max = lw_connections_possible(options->thread_count);
+    r->options.connections_max = connections_auto(options->thread_count);
   }
   r->start_ms = monotonic_ms();
   r->host_wakeup = (struct wakeup){-1, -1};

@@ -253,7 +253,7 @@ struct lw_options {
   uint32_t abi_version; /* LW_ABI_VERSION */
   uint32_t size;        /* sizeof(struct lw_options) */
   uint32_t thread_count;
-  uint32_t connections_max; /* 0 = as many as this process may have descriptors for */
+  uint32_t connections_max; /* 0 = as many as descriptors and memory allow, at most 2^20 */
   uint32_t ring_bytes;      /* power of two */
   uint32_t frame_bytes_max;
   uint32_t handshake_frame_bytes_max;
@@ -361,8 +361,8 @@ const char *lw_backend(void);
 /* Whether the backend can work here: 0, or -errno and in `why` (size bytes) the reason in words. */
 int lw_probe(char *why, int size);
 
-/* How many connections this process may have with that many threads. RLIMIT_NOFILE bounds the
- * process; with io_uring it bounds each thread, so that more connections ask for more threads. */
+/* How many connections this process may have descriptors for. RLIMIT_NOFILE bounds the process;
+ * with io_uring it bounds one table of descriptors, and a thread has up to 128 of them. */
 uint32_t lw_connections_possible(uint32_t thread_count);
 
 /* Makes the reactor and starts its threads. Returns 0 or -errno. */

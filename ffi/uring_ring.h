@@ -56,6 +56,7 @@ struct uring {
   uint32_t sq_used; /* tail with the entries that the kernel has not been told of */
   uint32_t *cq_head;
   uint32_t *cq_tail; /* the kernel's */
+  uint32_t *cq_flags;
   uint32_t cq_mask;
   struct io_uring_cqe *cqes;
 };
@@ -116,6 +117,7 @@ static inline int uring_open(struct uring *u, uint32_t sq_entries, uint32_t cq_e
   u->sq_mask = p.sq_entries - 1;
   u->cq_head = (uint32_t *)(void *)(at + p.cq_off.head);
   u->cq_tail = (uint32_t *)(void *)(at + p.cq_off.tail);
+  u->cq_flags = (uint32_t *)(void *)(at + p.cq_off.flags);
   u->cq_mask = p.cq_entries - 1;
   u->cqes = (struct io_uring_cqe *)(void *)(at + p.cq_off.cqes);
   uint32_t *array = (uint32_t *)(void *)(at + p.sq_off.array);
@@ -181,6 +183,15 @@ static inline int uring_peek(const struct uring *u, struct io_uring_cqe *out) {
 
 static inline void uring_pop(struct uring *u) {
   __atomic_store_n(u->cq_head, *u->cq_head + 1, __ATOMIC_RELEASE);
+}
+
+static inline int uring_is_complete(const struct uring *u) {
+  return *u->cq_head != __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE);
+}
+
+/* Whether completions leave the registered eventfd alone. */
+static inline void uring_hush(struct uring *u, int is_hushed) {
+  __atomic_store_n(u->cq_flags, is_hushed ? IORING_CQ_EVENTFD_DISABLED : 0, __ATOMIC_RELAXED);
 }
 
 /* Whether the kernel holds more completions than the ring shows: work put off, or an overflow. */

@@ -29,6 +29,7 @@
 #include "client.h"
 #include "framing_http.h"
 #include "histogram.h"
+#include "syscalls.h"
 
 #ifndef LOAD_TRANSPORT
 #define LOAD_TRANSPORT transport_plain
@@ -49,11 +50,12 @@ struct options {
   const char *prefix, *topic;
   int server_pids[SERVER_PIDS_MAX];
   uint32_t server_pids_count;
+  struct syscall_counters server_syscalls;
   uint64_t subscribers, pairs, publishers, devices, processes;
   uint64_t id_first, id_step, present, quiet_ms;
   uint64_t payload_bytes, qos, window, batch, messages;
   uint64_t warmup_ms, measure_ms, hold_ms, stall_ms, connect_ms;
-  uint64_t rate_per_s, ping_s, connecting_max, seed, nice;
+  uint64_t rate_per_s, ping_s, connecting_max, seed, nice, count_syscalls;
 };
 
 struct option_number {
@@ -89,6 +91,8 @@ static const struct option_number option_numbers[] = {
     {AT(connecting_max), 64, 1, 65536, "connections being opened at one time"},
     {AT(seed), 1, 1, UINT64_MAX, "of the random choice of devices"},
     {AT(nice), 0, 0, 19, "how far the server goes before this, where both want a core"},
+    {AT(count_syscalls), 0, 0, 1,
+     "of the processes named by pids behind it; it costs them a little"},
 };
 #define OPTION_NUMBERS_COUNT (sizeof option_numbers / sizeof option_numbers[0])
 
@@ -155,6 +159,7 @@ static void parse_pids(struct options *o, const char *text) {
       if (thread->d_name[0] != '.') add_children(o, o->server_pids[i], thread->d_name);
     }
     if (threads) closedir(threads);
+    if (o->count_syscalls) syscalls_watch(&o->server_syscalls, o->server_pids[i]);
   }
 }
 
@@ -308,7 +313,7 @@ struct sample {
   uint64_t at_ns;
   uint64_t deliveries, messages;
   double generator_cpu_s, server_cpu_s;
-  uint64_t server_rss_bytes;
+  uint64_t server_rss_bytes, server_syscalls;
 };
 
 static double own_cpu_s(void) {
@@ -347,6 +352,7 @@ static struct sample sample_take(const struct options *o, uint64_t deliveries, u
   struct sample s = {.deliveries = deliveries, .messages = messages};
   s.generator_cpu_s = own_cpu_s();
   sample_server(o, &s);
+  s.server_syscalls = syscalls_sum(&o->server_syscalls);
   s.at_ns = monotonic_ns();
   return s;
 }
@@ -425,6 +431,10 @@ static void print_rates(const struct sample *from, const struct sample *to) {
   print_number("generator_cpu_s", to->generator_cpu_s - from->generator_cpu_s);
   print_number("server_cpu_s", server_cpu_s);
   print_number("server_cpu_us_per_delivery", deliveries ? server_cpu_s * 1e6 / deliveries : 0);
+  if (to->server_syscalls > 0) {
+    double syscalls = (double)(to->server_syscalls - from->server_syscalls);
+    print_number("server_syscalls_per_delivery", deliveries ? syscalls / deliveries : 0);
+  }
 }
 
 static void print_begin(const char *mode, const struct options *o) {

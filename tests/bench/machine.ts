@@ -26,6 +26,8 @@ function wanted_settings(devices: number): readonly (readonly [name: string, lea
     // Else a burst of connects meets a full backlog, and waits a second for its next try.
     ["net.core.somaxconn", 65_535],
     ["net.ipv4.tcp_max_syn_backlog", 65_535],
+    // Loopback queues whole packets here; what does not fit is lost and sent again much later.
+    ["net.core.netdev_max_backlog", 200_000],
     // Both ends are files of this machine.
     ["fs.file-max", 2 * devices + 200_000],
     ["net.netfilter.nf_conntrack_max", 2 * devices + 100_000],

@@ -13,10 +13,12 @@
  *     deno task bench hold --devices=1000000 --hold=60 --ping=60 --peers=longwire
  *     deno task bench steady --devices=100000 --rate=20000
  *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
+ *     deno task bench backends               io_uring against epoll
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *
- * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), durable (publishes
- * that are kept before they are acknowledged, by 1, 64 and 1000 publishers), http (publishes over
+ * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), backends (both of them
+ * on io_uring and on epoll, with system calls counted where root runs it), durable (publishes that
+ * are kept before they are acknowledged, by 1, 64 and 1000 publishers), http (publishes over
  * HTTP, one and 256 a request, beside a Deno.serve that only reads and discards such bodies), hold
  * (devices that are connected, answer heartbeats and can be reached), steady (deliveries at a fixed
  * rate, and their latency), tls (fanout and pairs with QoS 0, then hold, over TLS), offline
@@ -27,14 +29,15 @@
  *     --rounds=3       how often each peer gets its turn (hold and steady: 1)
  *     --seconds=1      measured in each run, after a warm-up (durable: 2; hold and steady: 10)
  *     --only=TEXT      only scenarios whose full name contains it, such as qos1-pipelined
- *     --peers=A,B      of: longwire, longwire-memory, longwire-normal, mosquitto,
- *                      mosquitto-persistent, nats, raw, longwire-tls, mosquitto-tls, bare
+ *     --peers=A,B      of: longwire, longwire-memory, longwire-normal, longwire-uring,
+ *                      longwire-epoll, longwire-tls, mosquitto, mosquitto-persistent,
+ *                      mosquitto-tls, nats, raw, bare
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
  *     --sessions=1000000 --messages=1000 --returning=20000    of offline
  *     --longwire="..." command that starts Longwire (or LONGWIRE_BENCH_COMMAND), else what
  *                      `deno task start` runs
  *     --settings="..." settings that it gets in addition; else, when there are more devices than
- *                      descriptors, --backend uring and as many threads as that takes
+ *                      descriptors, --max_connections with some more than these
  *     --json           one JSON document instead of tables
  *
  * Columns: server us/delivery is CPU time of all threads of the server, user and kernel, for each

@@ -142,6 +142,14 @@ export const peer_kinds: readonly PeerKind[] = [
     about: "Longwire with --data memory",
     launch: (port, _directory, options) => launch_longwire(port, "memory", options),
   },
+  ...(["uring", "epoll"] as const).map((backend): PeerKind => ({
+    name: `longwire-${backend}`,
+    about: `Longwire with --data memory --backend ${backend}`,
+    launch: async (port, _directory, options) => {
+      const { args, ...rest } = await launch_longwire(port, "memory", options);
+      return { ...rest, args: [...args, "--backend", backend] };
+    },
+  })),
   {
     name: "longwire-normal",
     about:

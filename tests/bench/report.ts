@@ -16,7 +16,7 @@ export interface PeerRuns {
 }
 
 /** Which columns a scenario is shown with. */
-export type TableKind = "stream" | "durable" | "http" | "fleet";
+export type TableKind = "stream" | "backends" | "durable" | "http" | "fleet";
 
 /** A scenario with its results. */
 export interface ScenarioRuns {
@@ -108,6 +108,16 @@ const stream_columns: readonly Column[] = [
   ratio_column("raw"),
 ];
 
+const backend_columns: readonly Column[] = [
+  peer_column,
+  median_column("deliveries/s", "deliveries_per_s", 0),
+  min_max_column,
+  median_column("server us/delivery", "server_cpu_us_per_delivery", 2),
+  median_column("calls/delivery", "server_syscalls_per_delivery", 4),
+  ["P99 ms", ({ runs }) => latency_ms(runs, "p99")],
+  generator_column,
+];
+
 /** A delivery here is the acknowledgement of a publish. */
 const durable_columns: readonly Column[] = [
   peer_column,
@@ -159,6 +169,7 @@ const fleet_columns: readonly Column[] = [
 
 const columns_of: Readonly<Record<TableKind, readonly Column[]>> = {
   stream: stream_columns,
+  backends: backend_columns,
   durable: durable_columns,
   http: http_columns,
   fleet: fleet_columns,

@@ -64,17 +64,11 @@ export class Peers {
 
 /** Descriptors of a process that are not devices. */
 const descriptors_reserved = 1000;
-/** Of an io_uring table, so that threads which get more devices than others have room. */
-const table_share = 0.93;
-
 /** What Longwire must be told to hold more devices than one process has descriptors. */
 export async function fleet_settings(devices: number): Promise<string> {
   const descriptors = await descriptors_max();
   if (devices <= descriptors - descriptors_reserved) return "";
-  const connections_max = Math.ceil(devices * 1.02) + 1000;
-  // Each I/O thread has a table of as many connections as a process has descriptors.
-  const io_threads = Math.ceil(connections_max / (descriptors * table_share));
-  return `--backend uring --io_threads ${io_threads} --max_connections ${connections_max}`;
+  return `--max_connections ${Math.ceil(devices * 1.02) + 1000}`;
 }
 
 const text = new TextDecoder();

@@ -192,11 +192,29 @@ function tls_scenarios(values: Values): Scenario[] {
   return [...streams, fleet_scenario("hold", values)].map(over_tls);
 }
 
+/** The same load on each backend, and what it costs: CPU and system calls. */
+function backend_scenarios(): Scenario[] {
+  const streams = [
+    stream_scenario("fanout", 0, true),
+    stream_scenario("fanout", 0, false),
+    stream_scenario("pairs", 0, true),
+    stream_scenario("pairs", 0, false),
+  ];
+  return streams.map((scenario) => ({
+    ...scenario,
+    name: `backends-${scenario.name}`,
+    args: [...scenario.args, "count_syscalls=1"],
+    peers: ["longwire-uring", "longwire-epoll", "mosquitto"],
+    table: "backends",
+  }));
+}
+
 const groups: Record<string, (values: Values) => Scenario[]> = {
   fanout: () => streams_of("fanout"),
   pairs: () => streams_of("pairs"),
   durable: () => durable_scenarios(),
   http: () => http_scenarios(),
+  backends: () => backend_scenarios(),
   hold: (values) => [fleet_scenario("hold", values)],
   steady: (values) => [fleet_scenario("steady", values)],
   tls: tls_scenarios,
