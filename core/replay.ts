@@ -118,7 +118,14 @@ export class Replayer {
   room(session: Session, messages: number): void {
     if (session.replay === null || messages <= 0) return;
     session.replay.room = messages;
+    session.replay.room_bytes = limits.out_queue_soft_bytes;
     this.#enqueue(session);
+  }
+
+  /** A message takes its part of the room; what has drained makes new room. */
+  #take_room(replay: Replay, { topic, payload }: Message): void {
+    replay.room_bytes -= topic.length + payload.length;
+    replay.room = replay.room_bytes > 0 ? replay.room - 1 : 0;
   }
 
   /**
@@ -139,6 +146,7 @@ export class Replayer {
       after,
       from: after,
       room: 0,
+      room_bytes: 0,
       reading: false,
       resends: [],
       resent: null,
@@ -260,7 +268,7 @@ export class Replayer {
   ): number {
     const { packet_id, qos, aside, shared } = exchange;
     if (message !== undefined) {
-      replay.room--;
+      this.#take_room(replay, message);
       this.#identifiers = [];
       const options = exchange.group === undefined
         ? this.#wanted(session, message, Infinity)
@@ -310,7 +318,7 @@ export class Replayer {
       const own = message.properties?.publisher === session.id;
       if (own && SubscriptionOptions.no_local(list.options)) continue; // [MQTT-3.8.3-3]
       this.router.fanout.deliver(session, message, list.options, { retain: true });
-      replay.room--;
+      this.#take_room(replay, message);
       handed++;
     }
     if (list.next < list.page.messages.length) {
@@ -344,19 +352,24 @@ export class Replayer {
       this.on_gap(session, replay.after, first === undefined ? page.next : first.offset - 1);
     }
     let handed = 0;
+    let { next } = page;
     for (const message of page.messages) {
       // What has been stored but not dispatched yet comes live.
       if (message.offset > dispatched) break;
+      if (replay.room <= 0) {
+        next = message.offset - 1;
+        break;
+      }
       if (replay.resent?.has(message.offset) || session.over?.has(message.offset)) continue;
       const options = this.#wanted(session, message, message.offset);
       if (options < 0 || Math.min(SubscriptionOptions.qos(options), message.qos) === 0) continue;
       const dup = message.offset <= session.unsure_to;
       const identifiers = this.#identifiers;
       this.router.fanout.deliver(session, message, options, { dup, identifiers });
+      this.#take_room(replay, message);
       handed++;
     }
-    replay.after = Math.min(page.next, dispatched);
-    replay.room -= handed;
+    replay.after = Math.min(next, dispatched);
     if (handed > 0) replay.is_untouched = false;
     if (replay.after >= dispatched) this.#go_live(session, replay);
     else this.#go_on(session, replay);

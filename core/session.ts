@@ -73,8 +73,9 @@ export interface Replay {
   after: number;
   /** What a connection that is sent none of it returns to. */
   from: number;
-  /** How many more messages the connection takes now. */
+  /** How many more messages the connection takes now, and about how many bytes. */
   room: number;
+  room_bytes: number;
   /** A read of the store is under way. */
   reading: boolean;
   /** What earlier connections left open goes out first, oldest first. */
