@@ -72,7 +72,7 @@ async function make_reactor(config: Config): Promise<Moving> {
   const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };
   const options = { ...limits, ...bounds, thread_count, connections_max };
   const reactor = startup.start(backend, () => open_reactor(chosen.path, options));
-  reactor.trust_proxies([...config.proxy_protocol, loopback]);
+  reactor.trust_proxies(config.proxy_protocol);
   return { reactor, thread_count, reason };
 }
 
@@ -95,7 +95,7 @@ function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): start
     ["mqtts", config.mqtts, protocols.mqtt, mqtt, busy_packet, 0],
     ["device_tls", config.device_tls, protocols.longwire, longwire, busy_frame(), 0],
   ] as const;
-  const proxy = config.proxy_protocol.length > 0;
+  const proxy = config.proxy_protocol.length > 0 ? "trusted" : "none";
   const listening: { [name: string]: startup.Listening["mqtt"] } = {};
   for (const [name, address, protocol, driver, busy, tls] of listeners) {
     if (address === undefined) continue;
@@ -109,15 +109,12 @@ function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): start
   return { mqtt: on_mqtt, device, mqtts, device_tls, http: undefined };
 }
 
-/** This machine, which may say whose connections it hands on. */
-const loopback = { address: Uint8Array.of(127, 0, 0, 1), prefix_bits: 32 };
-
 /** Where MQTT over WebSocket comes in: a listener that only this process knows of. */
 function listen_bridge(hub: Hub, mqtt: Driver): (remote: Remote) => Promise<Deno.TcpConn> {
   const protocol = protocols.mqtt;
   const hostname = "127.0.0.1";
-  const options = { protocol, address: hostname, port: 0, busy: busy_packet, proxy: true };
-  const port = hub.reactor.listen(options);
+  const place = { address: hostname, port: 0 };
+  const port = hub.reactor.listen({ protocol, ...place, busy: busy_packet, proxy: "always" });
   hub.drivers.push(mqtt);
   return async (remote) => {
     const conn = await Deno.connect({ hostname, port });

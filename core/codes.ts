@@ -114,6 +114,9 @@ export function code_of(number: number): Code {
   return by_number[number] ?? codes.internal;
 }
 
+/** Every row by number; a number that no row has is `internal`. */
+export const code_list: readonly Code[] = Array.from(by_number, (code) => code ?? codes.internal);
+
 /** How many numbers there are (the highest plus one): sizes counter tables. */
 export const code_count = by_number.length;
 

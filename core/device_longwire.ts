@@ -5,9 +5,9 @@
  * connection.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import type { Reactor } from "../ffi/reactor.ts";
+import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { admit_publish } from "./access.ts";
-import { type Code, codes, Refusal } from "./codes.ts";
+import { type Code, code_list, codes, Refusal } from "./codes.ts";
 import type { Driver, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
 import { plain_name } from "./namespace.ts";
@@ -24,6 +24,7 @@ import {
   type SubscribeFrame,
   type UnsubscribeFrame,
 } from "./protocol/longwire.ts";
+import { header_bytes } from "./protocol/longwire_frames.ts";
 import type { Router } from "./router.ts";
 import { type Session, SubscriptionOptions, Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
@@ -290,15 +291,12 @@ export class LongwireDriver implements Driver {
   }
 }
 
-/** The frame that answers a connection over the limit: at most 64 bytes (ffi/reactor.h). */
-export function busy_frame(): Uint8Array {
+/** Refuse: answers a connection over a limit. Codes below 128 take one byte, behind field 1. */
+export function busy_frame(): BusyAnswer {
   const { number, meaning } = codes.server_busy;
-  return encode({
-    type: "refuse",
-    code: number,
-    detail: meaning,
-    retry_after_ms: busy_retry_after_ms,
-  });
+  const retry_after_ms = busy_retry_after_ms;
+  const frame = encode({ type: "refuse", code: number, detail: meaning, retry_after_ms });
+  return { frame, reason_at: header_bytes + 1, reasons: code_list.map(({ number }) => number) };
 }
 
 /**

@@ -2,9 +2,9 @@
  * What MQTT packets mean: the driver of MQTT 3.1.1 and 5 connections. It holds no state of a
  * connection: that lies in the session. Clause ids are those of MQTT 5.
  */
-import type { Reactor } from "../ffi/reactor.ts";
+import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { type Access, admit_publish, admit_will } from "./access.ts";
-import { type Code, codes, Refusal } from "./codes.ts";
+import { type Code, code_list, codes, Refusal } from "./codes.ts";
 import type { Driver, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
 import type { Message, Qos } from "./message.ts";
@@ -35,10 +35,13 @@ const packet_id_not_found = 0x92;
 /** Reason code of UNSUBACK (table 3-9). */
 const no_subscription_existed = 0x11;
 
-/**
- * CONNACK "server unavailable" of 3.1.1: answers a connection over the limit, whatever it speaks.
- */
-export const busy_packet: Uint8Array = Uint8Array.of(0x20, 2, 0, 3);
+/** CONNACK: answers a connection over a limit; 3.1.1 knows "server unavailable" only. */
+export const busy_packet: BusyAnswer = {
+  frame: Uint8Array.of(0x20, 2, 0, codes.server_busy.connack),
+  reason_at: 0,
+  five: { frame: Uint8Array.of(0x20, 3, 0, codes.server_busy.mqtt, 0), reason_at: 3 },
+  reasons: code_list.map(({ mqtt }) => mqtt),
+};
 
 /** Table 2-1. */
 const type_publish = 3;

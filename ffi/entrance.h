@@ -18,17 +18,93 @@ static uint64_t monotonic_ns(void) {
   return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
+/* Says why, in the words of the listener's protocol. */
+static void send_busy(struct io_thread *t, struct connection *c, unsigned code, int is_five) {
+  const struct listener *l = &t->reactor->listeners[c->listener];
+  uint8_t words[sizeof l->busy];
+  uint32_t size = is_five ? l->busy5_size : l->busy_size;
+  uint32_t reason_at = is_five ? l->busy5_reason_at : l->busy_reason_at;
+  if (size == 0) return;
+  memcpy(words, is_five ? l->busy5 : l->busy, size);
+  if (reason_at > 0) words[reason_at] = l->reasons[code];
+  send_copy(t, c, words, size);
+}
+
+/* Whether the answer depends on what the client says first. */
+static int awaits_version(const struct io_thread *t, const struct connection *c) {
+  return t->reactor->listeners[c->listener].busy5_size > 0;
+}
+
+/* A connection that is refused as soon as it has said which MQTT it speaks. */
+static void await_version(struct io_thread *t, struct connection *c, unsigned code) {
+  c->flags |= AWAITS_VERSION | IS_BUSY_REFUSAL;
+  t->busy_count++;
+  c->code = (uint8_t)code;
+  uncount(t, c);
+  c->seen_ms = (uint32_t)t->now_ms;
+  c->timeout_ms = t->reactor->options.linger_ms;
+  timer_set(t, c);
+}
+
+/* The version of a CONNECT that begins so (MQTT 5 section 3.1); 0 = it takes more bytes to tell, 4
+ * = not 5, or no CONNECT. */
+static int connect_version(const uint8_t *bytes, uint32_t size) {
+  static const uint8_t name[6] = {0, 4, 'M', 'Q', 'T', 'T'};
+  uint32_t at = 1;
+  if (size == 0) return 0;
+  if (bytes[0] != 0x10) return 4;
+  while (at < size && at < 4 && (bytes[at] & 0x80)) at++;
+  if (at < size && (bytes[at] & 0x80)) return 4; /* no length at all */
+  at++;
+  for (uint32_t i = 0; i < sizeof name; i++, at++) {
+    if (at >= size) return 0;
+    if (bytes[at] != name[i]) return 4;
+  }
+  if (at >= size) return 0;
+  return bytes[at] == 5 ? 5 : 4;
+}
+
+/* Tells a connection that await_version() has refused, and ends it in order. */
+static void answer_refused(struct io_thread *t, struct connection *c, int version) {
+  c->flags &= ~(uint32_t)AWAITS_VERSION;
+  send_busy(t, c, c->code, version == 5);
+  drain(t, c, c->code);
+}
+
+/* connect_version() of what has come, behind the PROXY header that it may begin with. */
+static int refused_version(const struct io_thread *t, const struct connection *c) {
+  const uint8_t *bytes = c->kept->bytes;
+  uint32_t size = c->kept->size;
+  if (t->reactor->listeners[c->listener].flags != 0) {
+    struct proxy_header header = proxy_parse(bytes, size);
+    if (header.size == 0) return 0;
+    if (header.size > 0) bytes += header.size, size -= (uint32_t)header.size;
+  }
+  return connect_version(bytes, size);
+}
+
+/* What comes from such a connection. */
+static void refused_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                             uint32_t size) {
+  if (keep(c, bytes, size) != 0) return end(t, c, LW_CODE_NO_MEMORY);
+  int version = refused_version(t, c);
+  if (version != 0) answer_refused(t, c, version);
+}
+
 /* Answers a connection that was just accepted over a limit: its busy bytes, an orderly close. */
-static void refuse_new(struct io_thread *t, struct connection *c, const struct listener *l,
-                       unsigned code) {
+static void refuse_new(struct io_thread *t, struct connection *c, unsigned code) {
+  COUNT(t, closed[code], 1);
+  if (awaits_version(t, c)) {
+    set_state(c, HANDSHAKING);
+    return await_version(t, c, code);
+  }
   c->flags |= IS_BUSY_REFUSAL | READ_STOPPED;
   c->code = (uint8_t)code;
   t->busy_count++;
-  COUNT(t, closed[code], 1);
   set_state(c, DRAINING);
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = t->reactor->options.linger_ms;
-  if (l->busy_size > 0) send_copy(t, c, l->busy, l->busy_size);
+  send_busy(t, c, code, 0);
   mark_dirty(t, c);
   timer_set(t, c);
 }
@@ -48,12 +124,11 @@ static void finish(struct io_thread *t, struct connection *c, unsigned code) {
 
 /* Answers one that was let in. */
 static void refuse(struct io_thread *t, struct connection *c, unsigned code) {
-  const struct listener *l = &t->reactor->listeners[c->listener];
   if (c->tls != NULL) {
     tls_stop(c);
     tls_free(c);
   }
-  if (l->busy_size > 0) send_copy(t, c, l->busy, l->busy_size);
+  send_busy(t, c, code, 0);
   finish(t, c, code);
 }
 
@@ -76,14 +151,19 @@ static unsigned admit_source(struct io_thread *t, struct connection *c) {
   return 0;
 }
 
-/* It is known whose connection this is: TLS or frames come next. Returns 0, or -1 when it has been
- * refused. */
+/* It is known whose connection this is: TLS or frames come next, or what it takes to refuse it.
+ * Returns 0, or -1 when it has been refused. */
 static int begin_stream(struct io_thread *t, struct connection *c) {
   const struct listener *l = &t->reactor->listeners[c->listener];
   unsigned code = admit_source(t, c);
   if (code == 0 && l->tls != 0 && tls_adopt(t, c, l->tls - 1u) != 0) code = LW_CODE_NO_MEMORY;
-  if (code != 0) refuse(t, c, code);
-  return code == 0 ? 0 : -1;
+  if (code == 0) return 0;
+  if (awaits_version(t, c) && t->busy_count < BUSY_MAX) {
+    await_version(t, c, code);
+    return 0;
+  }
+  refuse(t, c, code);
+  return -1;
 }
 
 /* Looks at what may be a header; returns how many bytes it took, or -1 = it is not whole, or the
@@ -138,6 +218,7 @@ static void addressed(struct io_thread *t, struct connection *c) {
     int is_trusted = proxy_trusts(&t->reactor->proxies, c->peer_family, c->peer_address);
     c->flags |= is_trusted ? AWAITS_PROXY : MUST_NOT_PROXY;
   }
+  if (l->flags & LW_LISTEN_PROXY_ALWAYS) c->flags |= AWAITS_PROXY;
   if (!(c->flags & AWAITS_PROXY) && begin_stream(t, c) != 0) return;
   if (c->kept != NULL) enter_kept(t, c);
 }
@@ -169,7 +250,7 @@ static struct connection *accepted(struct io_thread *t, uint32_t index, int fd) 
   c->protocol = l->protocol;
   COUNT(t, accepted, 1);
   if (code != 0) {
-    refuse_new(t, c, l, code);
+    refuse_new(t, c, code);
   } else {
     set_state(c, HANDSHAKING);
     c->flags |= IS_COUNTED | AWAITS_ADDRESS;

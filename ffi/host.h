@@ -415,12 +415,33 @@ static void set_port(struct sockaddr_storage *address, int port) {
   else ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
 }
 
+static int listen_problem(const struct lw_listen_options *o) {
+  if (o->size != sizeof *o) return 1;
+  if (o->busy_size > sizeof o->busy || o->busy5_size > sizeof o->busy5) return 1;
+  return o->busy_reason_at > o->busy_size || o->busy5_reason_at > o->busy5_size;
+}
+
+/* What answers a connection over a limit; who is to speak TLS cannot be told in the clear. */
+static void set_busy(struct listener *l, const struct lw_listen_options *o) {
+  if (o->tls != 0) {
+    l->busy_size = sizeof busy_alert;
+    memcpy(l->busy, busy_alert, sizeof busy_alert);
+    return;
+  }
+  l->busy_size = (uint8_t)o->busy_size;
+  l->busy_reason_at = o->busy_reason_at;
+  l->busy5_size = o->protocol == LW_PROTOCOL_MQTT ? o->busy5_size : 0;
+  l->busy5_reason_at = o->busy5_reason_at;
+  memcpy(l->busy, o->busy, sizeof l->busy);
+  memcpy(l->busy5, o->busy5, sizeof l->busy5);
+  memcpy(l->reasons, o->reasons, sizeof l->reasons);
+}
+
 int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   uint32_t index = r->listener_count;
   struct sockaddr_storage address;
   socklen_t size = 0;
-  if (o->size != sizeof *o || o->busy_size > sizeof o->busy || index == LISTENERS_MAX)
-    return -EINVAL;
+  if (listen_problem(o) || index == LISTENERS_MAX) return -EINVAL;
   if (o->protocol != LW_PROTOCOL_LONGWIRE && o->protocol != LW_PROTOCOL_MQTT) return -EINVAL;
   if (!tls_is_configured(r, o->tls)) return -EINVAL;
   int error = parse_address(o, &address, &size);
@@ -433,15 +454,9 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   if (port < 0) return port;
   set_port(&address, port);
   struct listener *l = &r->listeners[index];
-  *l = (struct listener){.protocol = (uint8_t)o->protocol,
-                         .busy_size = (uint8_t)o->busy_size,
-                         .tls = (uint8_t)o->tls,
-                         .flags = (uint8_t)o->flags};
-  memcpy(l->busy, o->busy, o->busy_size);
-  if (o->tls != 0) {
-    l->busy_size = sizeof busy_alert;
-    memcpy(l->busy, busy_alert, sizeof busy_alert);
-  }
+  *l = (struct listener){
+      .protocol = (uint8_t)o->protocol, .tls = (uint8_t)o->tls, .flags = (uint8_t)o->flags};
+  set_busy(l, o);
   uint32_t made = 0;
   for (; made < r->thread_count; made++) {
     int fd = bind_socket(&address, size, 1);

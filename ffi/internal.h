@@ -93,6 +93,7 @@ enum connection_flags {
   AWAITS_ADDRESS = 1 << 20,    /* addressed() has not been called */
   HOLD_RELEASES = 1 << 21,     /* LW_ACTIVATE_HOLD_RELEASES */
   BROKEN = 1 << 22,            /* the peer violated the protocol: nothing more is read from it */
+  AWAITS_VERSION = 1 << 23,    /* refused, and told so in the words of its MQTT version */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -160,7 +161,12 @@ struct listener {
   uint8_t tls;   /* 0 = none; else 1 + context */
   uint8_t flags; /* enum lw_listen_flags */
   uint8_t busy_size;
+  uint8_t busy_reason_at; /* this and what follows: as in lw_listen_options */
+  uint8_t busy5_size;
+  uint8_t busy5_reason_at;
   uint8_t busy[64];
+  uint8_t busy5[16];
+  uint8_t reasons[LW_CODE_COUNT];
 };
 
 struct lw_reactor;

@@ -55,6 +55,7 @@ static void timed_out(struct io_thread *t, struct connection *c) {
       c->out != NULL && c->out->bytes > 0 && (int32_t)(now - c->out->since) >= (int32_t)stall_ms;
   if (c->state == DRAINING) return close_now(t, c);
   if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
+  if (c->flags & AWAITS_VERSION) return answer_refused(t, c, 4);
   if (c->state == HANDSHAKING && tls_is_waiting(c)) return refuse(t, c, LW_CODE_TLS_BUSY);
   if (c->state == HANDSHAKING) return end(t, c, LW_CODE_HANDSHAKE_TIMEOUT);
   if (!takes_frames(c)) { /* nobody listens: its silence says nothing */

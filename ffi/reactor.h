@@ -273,6 +273,8 @@ struct lw_options {
 enum lw_listen_flags {
   /* a PROXY header comes first from those of lw_trust_proxies, from nobody else */
   LW_LISTEN_PROXY = 1,
+  /* one comes first from everybody: a listener of the host's own */
+  LW_LISTEN_PROXY_ALWAYS = 2,
 };
 
 struct lw_listen_options {
@@ -285,6 +287,13 @@ struct lw_listen_options {
   uint32_t flags;     /* enum lw_listen_flags */
   char address[48];   /* numeric IPv4 or IPv6, NUL-terminated */
   uint8_t busy[64];
+  uint8_t busy_reason_at; /* where `busy` says why; 0 = it does not */
+  /* MQTT: what answers a client of version 5, so that its CONNECT is awaited; size 0 = `busy` */
+  uint8_t busy5_size;
+  uint8_t busy5_reason_at;
+  uint8_t zero;
+  uint8_t busy5[16];
+  uint8_t reasons[LW_CODE_COUNT]; /* what stands there, by enum lw_code */
 };
 
 /* Sums over all I/O threads. */

@@ -18,7 +18,7 @@ export type { PeerCertificate } from "./tls.ts";
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
-const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 136, 1192, 20, 24, 18];
+const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 220, 1192, 20, 24, 18];
 
 const event_header_bytes = 24;
 const command_bytes_max = 4 << 20;
@@ -180,12 +180,26 @@ export interface ListenOptions {
   readonly address: string;
   /** 0 = the kernel picks one. */
   readonly port: number;
-  /** Whole frames that answer a connection over the limit, at most 64 bytes. */
-  readonly busy: Uint8Array;
+  /** What answers a connection over a limit. */
+  readonly busy: BusyAnswer;
   /** TLS context of configure_tls; undefined = no TLS. */
   readonly tls?: number | undefined;
-  /** A PROXY header comes first from those of trust_proxies, from nobody else. */
-  readonly proxy?: boolean;
+  /**
+   * A PROXY header comes first: from those of trust_proxies and from nobody else, or from
+   * everybody, when the listener is the service's own.
+   */
+  readonly proxy?: "none" | "trusted" | "always";
+}
+
+/** Whole frames, at most 64 bytes (16 for MQTT 5), and where in them stands why. */
+export interface BusyAnswer {
+  readonly frame: Uint8Array;
+  /** 0 = nowhere. */
+  readonly reason_at: number;
+  /** For clients of MQTT 5, whose CONNECT is awaited; absent = all get `frame`. */
+  readonly five?: { readonly frame: Uint8Array; readonly reason_at: number };
+  /** What stands at `reason_at`, by number of the code. */
+  readonly reasons: readonly number[];
 }
 
 /**
@@ -222,8 +236,10 @@ const stat_names = [
 ] as const;
 const code_count = 64;
 
-/** LW_LISTEN_PROXY */
-const listen_proxy = 1;
+/** enum lw_listen_flags */
+const listen_flags = { none: 0, trusted: 1, always: 2 } as const;
+/** sizeof(struct lw_listen_options) */
+const listen_options_bytes = 220;
 /** What lw_peer_certificate may write: longer names are left out. */
 const certificate_bytes_max = 4096;
 
@@ -383,13 +399,17 @@ class NativeReactor implements OwnReactor {
   }
 
   listen(options: ListenOptions): number {
-    const raw = new Uint8Array(136);
+    const raw = new Uint8Array(listen_options_bytes);
     const words = new Uint32Array(raw.buffer);
     const tls = options.tls === undefined ? 0 : options.tls + 1;
-    const { protocol, port, busy, proxy = false } = options;
-    words.set([raw.length, protocol, port, busy.length, tls, proxy ? listen_proxy : 0]);
+    const { protocol, port, busy, proxy = "none" } = options;
+    const { frame, five, reasons } = busy;
+    words.set([raw.length, protocol, port, frame.length, tls, listen_flags[proxy]]);
     raw.set(new TextEncoder().encode(options.address).subarray(0, 47), 24);
-    raw.set(busy, 72);
+    raw.set(frame, 72);
+    raw.set([busy.reason_at, five?.frame.length ?? 0, five?.reason_at ?? 0], 136);
+    if (five !== undefined) raw.set(five.frame, 140);
+    raw.set(reasons, 156);
     return check("lw_listen", this.#call.lw_listen(this.#handle, raw));
   }
 

@@ -9,6 +9,8 @@
 static void send_copy(struct io_thread *t, struct connection *c, const void *bytes, uint32_t size);
 static void entrance_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
                               uint32_t size);
+static void refused_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
+                             uint32_t size);
 
 /* Whether frames may be passed on now. After the first frame of a connection nothing is, until
  * ACTIVATE: the host never has to keep what a device sends ahead of its answer. */
@@ -216,7 +218,8 @@ static void pass_on(struct io_thread *t, struct connection *c, const uint8_t *by
 /* Takes bytes of the stream that the device began: TLS, or its protocol. */
 static void pass_in(struct io_thread *t, struct connection *c, const uint8_t *bytes,
                     uint32_t size) {
-  if (c->tls != NULL) tls_received(t, c, bytes, size);
+  if (c->flags & AWAITS_VERSION) refused_received(t, c, bytes, size);
+  else if (c->tls != NULL) tls_received(t, c, bytes, size);
   else pass_on(t, c, bytes, size);
 }
 

@@ -3,7 +3,7 @@
  * entrance [seed] */
 #include "reactor.c"
 
-#include "entrance_limits.h"
+#include "entrance_refusals.h"
 #include "unit_admission.h"
 #include "unit_seal.h"
 
@@ -35,6 +35,7 @@ int main(int argc, char **argv) {
   test_count_of_sources();
   test_sources_behind_proxy();
   test_crowd();
+  test_refusals();
   if (IS_TIMED) {
     test_flood(0);
     test_flood(1);
