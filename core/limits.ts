@@ -25,7 +25,11 @@ export const limits = Object.freeze({
   subscriptions_per_session_max: 1024,
   /** Items of one POST /v1/publish. */
   publish_batch_max: 10_000,
-  /** Body of one POST /v1/publish. */
+  /** Of one stream of NDJSON: lines, bytes of a line, turns whose publishes are under way. */
+  publish_lines_max: 100_000,
+  publish_line_bytes_max: 2 << 20,
+  publish_stream_turns_max: 16,
+  /** Body of one POST /v1/publish that is not NDJSON. */
   publish_body_bytes_max: 8 << 20,
   /** TLS handshakes under way at once (each holds some 50 KB meanwhile); the others wait. */
   tls_handshakes_max: 1024,

@@ -9,7 +9,8 @@ import { history } from "./history.ts";
 import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
-import { publish_json, publish_raw } from "./publish.ts";
+import { publish_raw } from "./publish.ts";
+import { publish_many } from "./publish_batch.ts";
 
 /**
  * What a route asks of a token. token: a valid one, the handler checks topics. public: none is
@@ -28,7 +29,7 @@ interface Route {
 const routes: readonly Route[] = [
   { method: "POST", path: "/v1/topics/{topic}", permission: "token", handler: publish_raw },
   { method: "GET", path: "/v1/topics/{topic}/messages", permission: "token", handler: history },
-  { method: "POST", path: "/v1/publish", permission: "token", handler: publish_json },
+  { method: "POST", path: "/v1/publish", permission: "token", handler: publish_many },
   { method: "GET", path: "/v1/events", permission: "token", handler: events },
   { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
   { method: "GET", path: "/healthz", permission: "public", handler: healthz },
