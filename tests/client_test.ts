@@ -747,7 +747,7 @@ Deno.test("client: connections cut anywhere lose nothing and repeat nothing", as
     const offsets = await Promise.race([run_model(client, model, random), server.failed]);
     await client.close();
     await server.close();
-    const about = `--seed=${seed + round}`;
+    const about = `LONGWIRE_TEST_SEED=${seed + round}`;
     const expected = model.log.slice(begin).filter((s) => s.topic !== "c").map((s) => s.offset);
     assertEquals(offsets.toSorted((a, b) => a - b), expected, about);
   }

@@ -1,10 +1,11 @@
 /**
  * The reactor's own tests, in C: units of its parts, a hammer on its sockets and a fuzzer on what
  * peers and hosts may say, each built with the sanitizers that the compiler has. Longer runs:
- * LONGWIRE_NATIVE_SECONDS=300, and LONGWIRE_TEST_SEED=<seed> to repeat one.
+ * LONGWIRE_NATIVE_SECONDS=300.
  */
 import { fail } from "@std/assert";
 import { cache_directory } from "../ffi/build.ts";
+import { seed_for } from "./cases/random.ts";
 import {
   any_compiler,
   backend_parts,
@@ -16,8 +17,7 @@ import {
 
 const is_ci = (Deno.env.get("CI") ?? "") !== "";
 const seconds = Number(Deno.env.get("LONGWIRE_NATIVE_SECONDS") ?? 3);
-const seed = Deno.env.get("LONGWIRE_TEST_SEED") ??
-  String(crypto.getRandomValues(new Uint32Array(1))[0]);
+const seed = String(seed_for("native"));
 const text = new TextDecoder();
 
 /** A program that crashes must say where, and one that hangs must end. */
@@ -134,7 +134,7 @@ await native_test(
   [
     `-max_total_time=${seconds}`,
     "-max_len=2048",
-    `-seed=${Number(seed) >>> 0 || 1}`,
+    `-seed=${Number(seed) || 1}`,
     `-artifact_prefix=${corpus}../`,
     corpus,
   ],

@@ -172,7 +172,7 @@ async function play(seed: number): Promise<void> {
     [...world.sessions.all()].every(({ replay }) => replay === null) &&
     devices.every(({ connection: c }) => c!.out.length + c!.window.length === 0);
   for (let quiet = 0, rounds = 0; quiet < 5; quiet = is_quiet() ? quiet + 1 : 0) {
-    assert(++rounds < 2000, `still busy, with --seed=${seed}`);
+    assert(++rounds < 2000, `still busy, with LONGWIRE_TEST_SEED=${seed}`);
     world.settle();
     await breathe();
     for (const device of devices) device.read(1);
@@ -185,7 +185,7 @@ function check(device: Device, world: World, seed: number): void {
     device.filter === "#" || device.filter === topic ||
     device.filter === "+" && !topic.includes("/") || device.filter === "c/+" && topic === "c/d";
   const expected = world.published.filter(({ topic }) => wants(topic)).map(({ value }) => value);
-  assertEquals(device.got, expected, `${device.filter} with --seed=${seed}`);
+  assertEquals(device.got, expected, `${device.filter} with LONGWIRE_TEST_SEED=${seed}`);
   assertEquals(device.connection!.window.length, 0, "everything is acknowledged");
 }
 

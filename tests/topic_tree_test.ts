@@ -1,7 +1,6 @@
 /**
  * Topic names, filters and the tree: the examples of MQTT section 4.7 as one table, and a seeded
- * walk of changes checked against a matcher too simple to be wrong. Replay:
- * LONGWIRE_TEST_SEED=<printed seed>.
+ * walk of changes checked against a matcher too simple to be wrong.
  */
 import { assert, assertEquals, assertStrictEquals, assertThrows, fail } from "@std/assert";
 import { limits } from "../core/limits.ts";
@@ -13,6 +12,7 @@ import {
   topic_problem,
   TopicTree,
 } from "../core/topic_tree.ts";
+import { random_of, seed_for } from "./cases/random.ts";
 
 /** filter, topics that it matches, topics that it does not */
 const matching: [string, string[], string[]][] = [
@@ -280,9 +280,8 @@ function levels_needed(filters: Iterable<string>): number {
 }
 
 Deno.test("random changes and matches agree with a naive matcher", () => {
-  const seed = Number(Deno.env.get("LONGWIRE_TEST_SEED") ?? (Math.random() * 2 ** 32) >>> 0);
-  console.log(`topic_tree seed: ${seed}`);
-  const random = random_from(seed);
+  const seed = seed_for("topic tree");
+  const random = random_of(seed);
   const pick = <V>(from: readonly V[]): V => from[Math.floor(random() * from.length)]!;
   const names = ["a", "b", "", "$SYS", "longer-than-thirteen-units", "é😀"];
   const topic_of = () => {
@@ -347,14 +346,4 @@ function naive_matches(filter: string, topic: string): boolean {
   }
   return filters.length === topics.length &&
     filters.every((name, i) => name === "+" || name === topics[i]);
-}
-
-/** mulberry32: 32 bits of state, enough for tests. */
-function random_from(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let bits = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits;
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

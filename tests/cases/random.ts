@@ -11,16 +11,10 @@ export function random_of(seed: number): () => number {
   };
 }
 
-/**
- * The seed of `deno test ... -- --seed=N` or of LONGWIRE_TEST_SEED, else a new one; printed with
- * the test's name.
- */
+/** The seed that LONGWIRE_TEST_SEED gives, else a new one; printed with the test's name. */
 export function seed_for(test: string): number {
-  const argument = Deno.args.find((argument) => argument.startsWith("--seed="));
-  const given = argument?.slice("--seed=".length) ?? Deno.env.get("LONGWIRE_TEST_SEED");
-  const seed = given === undefined
-    ? crypto.getRandomValues(new Uint32Array(1))[0]
-    : Number(given) >>> 0;
-  console.log(`${test}: --seed=${seed}`);
+  const given = Deno.env.get("LONGWIRE_TEST_SEED") ?? "";
+  const seed = given === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(given) >>> 0;
+  console.log(`${test}: LONGWIRE_TEST_SEED=${seed}`);
   return seed;
 }

@@ -2,7 +2,7 @@
  * Promise 1: killed at any instant, nothing that was answered is lost or reordered. A child process
  * (crash_writer.ts) is killed while it writes, trims, backs up and opens; what it said was answered
  * is then looked for. And whatever a torn write leaves of the WAL, what is read is a prefix.
- *   LONGWIRE_TEST_CRASHES=100 deno test -A tests/store/crash_test.ts [-- --seed=N]
+ *   LONGWIRE_TEST_CRASHES=100 [LONGWIRE_TEST_SEED=N] deno test -A tests/store/crash_test.ts
  */
 import { assert, assertEquals } from "@std/assert";
 import type { StoredMessage } from "../../core/message.ts";
