@@ -337,9 +337,8 @@ export class Hub implements ReactorHandler {
     }
     session.subscribe(filter, options);
     this.router.fanout.join(session, filter, options);
-    if (before === undefined || after !== undefined) {
-      this.#replayer.subscribed(session, filter, after ?? this.router.dispatched);
-    }
+    if (after !== undefined) this.#replayer.subscribed_after(session, filter, after);
+    else if (options !== before) this.#replayer.subscribed(session, filter, before ?? -1);
   }
 
   /** Why a session may not subscribe to a filter; null = it may. */

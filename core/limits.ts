@@ -23,6 +23,8 @@ export const limits = Object.freeze({
   filters_per_packet_max: 1024,
   /** Subscriptions of one session. */
   subscriptions_per_session_max: 1024,
+  /** Changes of one subscription that a session remembers for messages from before them. */
+  subscription_formers_max: 8,
   /** Items of one POST /v1/publish. */
   publish_batch_max: 10_000,
   /** Of one stream of NDJSON: lines, bytes of a line, turns whose publishes are under way. */

@@ -8,7 +8,7 @@
 import type { Closed, Reactor } from "../ffi/reactor.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
-import type { Message, StoredMessage } from "./message.ts";
+import type { StoredMessage } from "./message.ts";
 import type { Router } from "./router.ts";
 import {
   type Exchange,
@@ -24,6 +24,19 @@ import { filter_matches, is_shared } from "./topic_tree.ts";
 /** Messages handed to connections, and time spent, before everything else has a turn. */
 const slice_messages = 4096;
 const slice_ms = 4;
+
+/** Whether a subscription, if there is one, wants stored messages as such. */
+function wants(options: number): boolean {
+  return options >= 0 && SubscriptionOptions.qos(options) > 0;
+}
+
+/** Whether a subscription other than this one does. */
+function wants_stored(session: Session, except: string): boolean {
+  for (const [filter, options] of session.subscriptions()) {
+    if (filter !== except && wants(options) && !is_shared(filter)) return true;
+  }
+  return false;
+}
 
 export class Replayer {
   /** Sessions whose next page can be read, first come first served. */
@@ -52,20 +65,20 @@ export class Replayer {
       session.move_cursor(dispatched);
       return;
     }
-    const replay = this.#begin(session, session.cursor);
+    const replay = this.#begin(session, session.cursor, session.cursor);
     replay.is_untouched = true;
     for (const exchange of session.inflight?.values() ?? []) {
       replay.resends.push(exchange);
       if (!exchange.aside) (replay.resent ??= new Set()).add(exchange.seq);
     }
-    this.reactor.behind(session.conn, session.generation);
+    this.reactor.behind(session.conn, session.generation, false);
   }
 
   /** The reactor skipped a message: `after` is the last one that the connection was sent. */
   fell_behind(session: Session, after: number): void {
     const { replay } = session;
     if (replay === null) {
-      this.#begin(session, after);
+      this.#begin(session, after, after);
     } else if (after < replay.after) {
       // It had fallen behind before it was told to be: what it missed until then is still to come.
       replay.after = after;
@@ -73,24 +86,32 @@ export class Replayer {
     }
   }
 
-  /** A filter was added: it wants what comes after `after`. */
-  subscribed(session: Session, filter: string, after: number): void {
+  /**
+   * A subscription is there, or has other options.
+   * @param before its options until now; -1 = there was none
+   */
+  subscribed(session: Session, filter: string, before: number): void {
+    const { dispatched } = this.router;
+    if (session.cursor >= dispatched) return;
+    if (session.replay === null && !wants(before) && !wants_stored(session, filter)) {
+      session.move_cursor(dispatched); // nothing up to there is for this session
+    } else session.add_former(filter, dispatched, before);
+  }
+
+  /** A subscription wants what comes after `after`, whatever the session has had. */
+  subscribed_after(session: Session, filter: string, after: number): void {
     const { dispatched } = this.router;
     let { replay } = session;
     if (replay === null) {
-      if (after >= dispatched) return;
-      replay = this.#begin(session, dispatched);
-      this.reactor.behind(session.conn, session.generation);
+      if (after >= dispatched) return this.subscribed(session, filter, -1);
+      replay = this.#interrupt(session);
     }
-    const since = new Map(session.since);
     if (after < replay.after) {
-      for (const [other] of session.subscriptions()) {
-        since.set(other, Math.max(since.get(other) ?? 0, replay.after));
-      }
+      for (const [other] of session.subscriptions()) session.add_former(other, replay.after, -1);
       replay.after = after;
       replay.from = Math.min(replay.from, after);
     }
-    session.since = since.set(filter, after);
+    session.add_former(filter, after, -1);
   }
 
   /** Sends the retained messages that match a filter, at the pace of the connection. */
@@ -101,12 +122,9 @@ export class Replayer {
       if (page.messages.length === 0 || !session.connected || session.generation !== generation) {
         return;
       }
-      if (session.replay === null) {
-        this.#begin(session, this.router.dispatched);
-        this.reactor.behind(session.conn, session.generation);
-      }
-      (session.replay!.retained ??= []).push({ filter, options, page, next: 0 });
-      if (session.replay!.room > 0) this.#enqueue(session);
+      const replay = session.replay ?? this.#interrupt(session);
+      (replay.retained ??= []).push({ filter, options, page, next: 0 });
+      if (replay.room > 0) this.#enqueue(session);
       this.router.schedule_turn();
     };
     if (first instanceof Promise) {
@@ -141,10 +159,18 @@ export class Replayer {
     return Math.max(session.cursor, closed.seen_seq);
   }
 
-  #begin(session: Session, after: number): Replay {
+  /** Lets a live connection wait, for what is to come before what is published from now on. */
+  #interrupt(session: Session): Replay {
+    // How much of what was dispatched reaches it, only the reactor will know.
+    const replay = this.#begin(session, this.router.dispatched, session.cursor);
+    this.reactor.behind(session.conn, session.generation, true);
+    return replay;
+  }
+
+  #begin(session: Session, after: number, from: number): Replay {
     return session.replay = {
       after,
-      from: after,
+      from,
       room: 0,
       room_bytes: 0,
       reading: false,
@@ -194,7 +220,10 @@ export class Replayer {
     }
     const filters: string[] = [];
     for (const [filter, options] of session.subscriptions()) {
-      if (SubscriptionOptions.qos(options) > 0 && !is_shared(filter)) filters.push(filter);
+      if (is_shared(filter)) continue;
+      const may_want = wants(options) ||
+        session.formers?.get(filter)?.some((former) => wants(former.options));
+      if (may_want) filters.push(filter);
     }
     const limit = Math.min(replay.room, limits.replay_batch_messages);
     const page = filters.length === 0
@@ -315,7 +344,7 @@ export class Replayer {
     let handed = 0;
     while (list.next < list.page.messages.length && replay.room > 0) {
       const message = list.page.messages[list.next++];
-      const own = message.properties?.publisher === session.id;
+      const own = session.has_published(message);
       if (own && SubscriptionOptions.no_local(list.options)) continue; // [MQTT-3.8.3-3]
       this.router.fanout.deliver(session, message, list.options, { retain: true });
       this.#take_room(replay, message);
@@ -379,7 +408,6 @@ export class Replayer {
   #go_live(session: Session, replay: Replay): void {
     if (replay.is_untouched) session.move_cursor(replay.after);
     session.replay = null;
-    session.since = null;
     session.unsure_to = 0;
     this.reactor.live(session.conn, session.generation, session.behind_count);
     this.on_live(session);
@@ -388,14 +416,17 @@ export class Replayer {
   /**
    * What the session's subscriptions want of a message, as the options of one: the best QoS, all
    * identifiers (left in #identifiers); -1 = nothing.
+   * @param offset its own; Infinity = what they are now counts
    */
-  #wanted(session: Session, message: Message, offset: number): number {
-    const own = message.properties?.publisher === session.id;
+  #wanted(session: Session, message: StoredMessage, offset: number): number {
+    const own = session.has_published(message);
     const identifiers: number[] = [];
     let qos = -1;
     let retain_as_published = false;
-    for (const [filter, options] of session.subscriptions()) {
-      if (is_shared(filter) || offset <= (session.since?.get(filter) ?? 0)) continue;
+    for (const [filter, now] of session.subscriptions()) {
+      if (is_shared(filter)) continue;
+      const options = session.options_then(filter, now, offset);
+      if (options < 0) continue;
       if (own && SubscriptionOptions.no_local(options)) continue; // [MQTT-3.8.3-3]
       if (!filter_matches(filter, message.topic)) continue;
       qos = Math.max(qos, SubscriptionOptions.qos(options));

@@ -6,7 +6,8 @@
 import type { Inflight, PeerCertificate } from "../ffi/reactor.ts";
 import type { Access } from "./access.ts";
 import type { Code } from "./codes.ts";
-import type { Message } from "./message.ts";
+import { limits } from "./limits.ts";
+import type { Message, StoredMessage } from "./message.ts";
 import type { RetainedPage } from "./store/mod.ts";
 
 /** `conn` of a session that has no connection. */
@@ -116,6 +117,17 @@ export interface MqttConnection {
   readonly packet_bytes_max: number;
 }
 
+/**
+ * What a subscription was before it was made or changed: a message that is sent late is judged by
+ * what held when it was published.
+ */
+export interface Former {
+  /** Messages up to this offset are meant. */
+  readonly until: number;
+  /** -1 = there was no such subscription. */
+  readonly options: number;
+}
+
 /** What a session has only sometimes: most of a million sessions have none of it. */
 interface Rare {
   access: Access | null;
@@ -132,7 +144,9 @@ interface Rare {
   unsure_to: number;
   behind_count: number;
   delivered: number;
-  since: Map<string, number> | null;
+  formers: Map<string, readonly Former[]> | null;
+  unmarked: number;
+  own: Set<number> | null;
   rest: Map<string, number> | null;
 }
 
@@ -188,7 +202,9 @@ export class Session implements PublishOrigin {
       unsure_to: 0,
       behind_count: 0,
       delivered: 0,
-      since: null,
+      formers: null,
+      unmarked: 0,
+      own: null,
       rest: null,
     };
   }
@@ -243,7 +259,24 @@ export class Session implements PublishOrigin {
   }
 
   set no_local(on: boolean) {
+    // Those that wait for the store do not carry it: their offsets are noted when they have one.
+    if (on && !this.no_local && this.appends_pending > 0) {
+      this.#make_rare().unmarked = this.appends_pending;
+    }
     this.#flag(Flag.no_local, on);
+  }
+
+  /** A publish that waited for the store has its answer; offset 0 = it was not stored. */
+  #append_over(offset: number): void {
+    const rare = this.#rare;
+    if (rare === null || rare.unmarked === 0) return;
+    rare.unmarked--;
+    if (offset > 0) (rare.own ??= new Set()).add(offset);
+  }
+
+  /** Whether the session itself published the message of this offset. */
+  has_published({ offset, properties }: StoredMessage): boolean {
+    return properties?.publisher === this.id || (this.#rare?.own?.has(offset) ?? false);
   }
 
   /** There is a row of it in the store. */
@@ -307,20 +340,51 @@ export class Session implements PublishOrigin {
   /** Nothing up to this offset need be sent again any more, except what `inflight` lists. */
   move_cursor(offset: number): void {
     this.cursor = offset;
-    const over = this.#rare === null ? null : this.#rare.over;
+    if (this.#rare === null) return;
+    const { over, own } = this.#rare;
+    this.#drop_formers(offset);
+    for (const each of own ?? []) if (each <= offset) own!.delete(each);
     if (over === null) return;
     for (const each of over) if (each <= offset) over.delete(each);
     if (over.size === 0) this.over = null;
   }
 
-  /** Filters that were added during a replay and want only what comes after an offset. */
-  get since(): Map<string, number> | null {
-    return this.#rare === null ? null : this.#rare.since;
+  /** By filter, what its subscription was for messages that may still come; ascending. */
+  get formers(): ReadonlyMap<string, readonly Former[]> | null {
+    return this.#rare === null ? null : this.#rare.formers;
   }
 
-  set since(offsets: Map<string, number> | null) {
-    const some = offsets === null || offsets.size === 0 ? null : offsets;
-    if (some !== null || this.#rare !== null) this.#make_rare().since = some;
+  set formers(formers: Map<string, readonly Former[]> | null) {
+    const some = formers === null || formers.size === 0 ? null : formers;
+    if (some !== null || this.#rare !== null) this.#make_rare().formers = some;
+  }
+
+  /** Notes what a subscription was up to an offset; -1 = there was none. */
+  add_former(filter: string, until: number, options: number): void {
+    const formers = this.#make_rare().formers ??= new Map();
+    const before: readonly Former[] = options < 0 ? [] : formers.get(filter) ?? [];
+    // What is forgotten first is taken for what came after it.
+    const kept = before.filter((former) => former.until < until)
+      .slice(1 - limits.subscription_formers_max);
+    formers.set(filter, [...kept, { until, options }]);
+  }
+
+  /** Nothing up to this offset comes any more: what subscriptions were then does not matter. */
+  #drop_formers(offset: number): void {
+    const formers = this.#rare?.formers;
+    if (!formers) return;
+    for (const [filter, list] of formers) {
+      const kept = list.filter(({ until }) => until > offset);
+      if (kept.length === 0) formers.delete(filter);
+      else if (kept.length < list.length) formers.set(filter, kept);
+    }
+    this.formers = formers;
+  }
+
+  /** Options of a subscription as they were for a message of this offset; -1 = it was not there. */
+  options_then(filter: string, options: number, offset: number): number {
+    const former = this.#rare?.formers?.get(filter)?.find(({ until }) => offset <= until);
+    return former === undefined ? options : former.options;
   }
 
   /** Number of the last time that this connection fell behind; 0 = it never did. */
@@ -434,10 +498,12 @@ export class Session implements PublishOrigin {
   }
 
   published(token: number, offset: number, audience: number): void {
+    this.#append_over(offset);
     this.answers.published(this, token, offset, audience);
   }
 
   refused(token: number, code: Code, detail: string): void {
+    this.#append_over(0);
     this.answers.refused(this, token, code, detail);
   }
 
@@ -479,6 +545,7 @@ export class Session implements PublishOrigin {
 
   /** Answers whether there was such a subscription. */
   unsubscribe(filter: string): boolean {
+    this.#rare?.formers?.delete(filter);
     if (filter !== this.#first_filter) return this.#rare?.rest?.delete(filter) ?? false;
     this.#first_filter = null;
     return true;

@@ -1,6 +1,6 @@
 /** A session as its row in the store: what of it outlives the process, and how it is read again. */
 import { expiry_never_s, Session, SubscriptionOptions } from "./session.ts";
-import type { Exchange, PublishAnswers, Will, Wire } from "./session.ts";
+import type { Exchange, Former, PublishAnswers, Will, Wire } from "./session.ts";
 import type { MessageProperties } from "./message.ts";
 import type { StoredSession } from "./store/mod.ts";
 
@@ -15,8 +15,7 @@ interface StoredState {
   readonly incoming: readonly number[];
   /** It had a connection, which the end of the process ended. */
   readonly connected: boolean;
-  /** Filters that want only what comes after an offset. */
-  readonly since: readonly (readonly [string, number])[];
+  readonly formers: readonly (readonly [string, readonly Former[]])[];
   readonly will?: StoredWill;
   readonly will_due_ms: number;
 }
@@ -66,7 +65,7 @@ export function stored_session(session: Session): StoredSession {
     inflight: [...session.inflight?.values() ?? []],
     incoming: [...session.incoming?.keys() ?? []],
     connected: session.connected,
-    since: [...session.since ?? []],
+    formers: [...session.formers ?? []],
     will_due_ms: session.will_due_ms,
     ...(over === null ? {} : { over: [...over] }),
     ...(will === null ? {} : { will: stored_will(will) }),
@@ -113,7 +112,7 @@ export function session_of(
   session.will = state.will === undefined ? null : will_of(state.will);
   session.will_due_ms = state.will_due_ms;
   session.ends_ms = stored.expires_ms;
-  session.since = new Map(state.since);
+  session.formers = new Map(state.formers);
   if (!state.connected) return session;
   session.unsure_to = head;
   if (state.expiry_s !== expiry_never_s) session.ends_ms = now_ms + state.expiry_s * 1000;

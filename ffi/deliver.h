@@ -312,13 +312,18 @@ static void run_live(struct io_thread *t, struct connection *c, unsigned flags) 
   c->pending &= (uint8_t)~PENDING_ROOM;
 }
 
+static void run_behind(struct io_thread *t, struct connection *c, unsigned flags) {
+  if (!(c->flags & BEHIND)) {
+    c->behind_seq = 0;
+    if (!(flags & LW_BEHIND_FROM_LIVE)) c->reached_seq = 0;
+    else if (t->seen_seq > c->reached_seq) c->reached_seq = t->seen_seq;
+  }
+  c->flags |= BEHIND | ROOM_WANTED;
+  mark_dirty(t, c);
+}
+
 static void run_plain(struct io_thread *t, struct connection *c, unsigned type) {
   switch (type) {
-  case LW_COMMAND_BEHIND:
-    if (!(c->flags & BEHIND)) c->behind_seq = c->reached_seq = 0;
-    c->flags |= BEHIND | ROOM_WANTED;
-    mark_dirty(t, c);
-    break;
   case LW_COMMAND_PAUSE:
     c->flags |= READ_STOPPED;
     backend_read_stop(t, c);
@@ -377,6 +382,9 @@ static void run_on_connection(struct io_thread *t, const struct lw_command *comm
     break;
   case LW_COMMAND_JOIN:
     if (audience_join(&t->audiences, of->audience, c->slot) != 0) end(t, c, LW_CODE_NO_MEMORY);
+    break;
+  case LW_COMMAND_BEHIND:
+    run_behind(t, c, command->flags);
     break;
   case LW_COMMAND_LIVE:
     run_live(t, c, command->flags);

@@ -148,7 +148,8 @@ enum lw_command_type {
   /* struct lw_command_deliver + bytes: one stored message to one connection that is behind
    * (replay, redelivery) */
   LW_COMMAND_DELIVER = 8,
-  /* struct lw_command: deliver no stored message live until LIVE; ROOM follows */
+  /* struct lw_command, flags enum lw_behind_flags: deliver no stored message live until LIVE; ROOM
+   * follows */
   LW_COMMAND_BEHIND = 9,
   /* struct lw_command: the host has replayed all that was published before this command; stored
    * messages are delivered live from here on */
@@ -163,6 +164,12 @@ struct lw_command {
   uint16_t flags;
   uint32_t conn;       /* PUBLISH: connection to leave out (no-local), or LW_CONN_NONE */
   uint32_t generation; /* PUBLISH: of that connection */
+};
+
+enum lw_behind_flags {
+  /* The connection is live: what was published before this command it has been sent. Without it,
+   * nothing has reached the connection yet. */
+  LW_BEHIND_FROM_LIVE = 1,
 };
 
 enum lw_live_flags {

@@ -269,7 +269,8 @@ export interface Reactor {
   end_publish(end: number, packet_id_at: number): void;
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number;
   end_deliver(end: number, packet_id_at: number): void;
-  behind(conn: number, generation: number): void;
+  /** @param from_live the connection has been sent what was published until now */
+  behind(conn: number, generation: number, from_live: boolean): void;
   /** @param behind_count of the last on_behind of this connection; 0 = there was none */
   live(conn: number, generation: number, behind_count: number): void;
   pause(conn: number, generation: number): void;
@@ -564,8 +565,10 @@ class NativeReactor implements OwnReactor {
     this.#end(end);
   }
 
-  behind(conn: number, generation: number): void {
-    this.#plain(Command.behind, conn, generation);
+  behind(conn: number, generation: number, from_live: boolean): void {
+    const word = this.#begin(Command.behind, conn, generation, 16);
+    this.#words[word + 1] = Command.behind | (from_live ? 1 : 0) << 16;
+    this.#end(this.#used + 16);
   }
 
   live(conn: number, generation: number, behind_count: number): void {

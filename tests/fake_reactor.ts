@@ -304,9 +304,12 @@ export class FakeReactor implements Reactor {
     this.#turn.push(() => this.audiences.get(audience)?.delete(this.connections[conn]));
   }
 
-  behind(conn: number, generation: number): void {
+  behind(conn: number, generation: number, from_live: boolean): void {
     this.#command(conn, generation, (c) => {
-      if (!c.behind) c.behind_seq = c.reached_seq = 0;
+      if (!c.behind) {
+        c.behind_seq = 0;
+        c.reached_seq = from_live ? Math.max(c.reached_seq, this.seen_seq) : 0;
+      }
       c.behind = c.room_wanted = true;
       this.#check_room(c);
     });

@@ -69,6 +69,12 @@ static inline void command_audience(struct commands *c, unsigned type, struct ha
   a->audience = audience;
 }
 
+/* flags: enum lw_behind_flags */
+static inline void command_behind(struct commands *c, struct handle of, unsigned flags) {
+  struct lw_command *behind = command_add(c, LW_COMMAND_BEHIND, of, sizeof *behind, 0);
+  behind->flags = (uint16_t)flags;
+}
+
 static inline void command_live(struct commands *c, struct handle of, uint32_t behind_count) {
   struct lw_command *live = command_add(c, LW_COMMAND_LIVE, of, sizeof *live, 0);
   live->flags = (uint16_t)(LW_LIVE_SEEN | behind_count);

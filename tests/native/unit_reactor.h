@@ -123,6 +123,30 @@ static void unit_live_too_early(void) {
   rig_close(rig);
 }
 
+/* Regression: BEHIND for a connection that was live forgot what that had been sent, and all of it
+ * came once more on the next connection. */
+static void unit_behind_from_live(void) {
+  for (int from_live = 0; from_live < 2; from_live++) {
+    struct stub_rig *rig = rig_open(&stub_options);
+    struct stub_peer *p = rig_activate(rig, 1, 0, 4);
+    struct stub_heard *h = rig_heard(rig, p);
+    rig_join(rig, h);
+    rig_publish(rig, 1, 1);
+    rig_publish(rig, 2, 1);
+    rig_submit(rig);
+    rig_turn(rig);
+    rig_got(p, "live", 1, 2, 1);
+    unsigned flags = from_live ? LW_BEHIND_FROM_LIVE : 0;
+    command_behind(&rig->commands, h->handle, flags);
+    command_close(&rig->commands, h->handle, LW_CODE_NORMAL);
+    rig_submit(rig);
+    rig_turn(rig);
+    CHECK(h->closes == 1 && h->closed.behind_seq == 0, "%u closes", h->closes);
+    CHECK(h->closed.seen_seq == (from_live ? 2 : 0), "seen %u", (unsigned)h->closed.seen_seq);
+    rig_close(rig);
+  }
+}
+
 /* What CLOSED says of what was in flight, QoS 2 half-way included. */
 static void unit_closed_inflight(void) {
   struct stub_rig *rig = rig_open(&stub_options);

@@ -151,6 +151,7 @@ static void unit_window_and_ring(void) {
 static void unit_reactor(uint64_t seed) {
   unit_behind();
   unit_live_too_early();
+  unit_behind_from_live();
   unit_closed_inflight();
   unit_last_words();
   unit_ring_full();
