@@ -13,6 +13,7 @@ const round_ms = 1200;
 const kinds: readonly Interruption[][] = [
   ["none", "none", "none"],
   ["none", "stop", "none"],
+  ["none", "kill", "none"],
 ];
 
 /** One service and its clients. */

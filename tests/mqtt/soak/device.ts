@@ -3,6 +3,7 @@
  * with the session, and what it asked and saw is noted for the judge. What it does, and when, is
  * traffic.ts's.
  */
+import type { Address } from "../../../core/config.ts";
 import type { Qos } from "../../../core/message.ts";
 import {
   type Connack,
@@ -17,7 +18,22 @@ import { type Options, Session } from "./held.ts";
 import { type Ledger, type Message, now } from "./ledger.ts";
 import { Link, type LinkOwner } from "./link.ts";
 import type { Delivery } from "./held.ts";
-import type { World } from "./world.ts";
+
+/** What a client knows of the soak that it is part of. */
+export interface Surroundings {
+  readonly ledger: Ledger;
+  readonly problems: string[];
+  readonly mqtt: Address;
+  readonly is_restarting: boolean;
+  /** What was not durable when the service was killed is lost, until the round is over. */
+  readonly is_killed: boolean;
+  /** When the service was stopped or killed; Infinity = it was not, or is there again. */
+  readonly interrupted: number;
+  /** Whether the service may have lost a session. */
+  may_forget(session: Session): boolean;
+  /** Something came: things have not come to rest. */
+  stirred(): void;
+}
 
 /** A publish of ours whose exchange is not over. */
 interface Outgoing {
@@ -82,7 +98,7 @@ export class Device implements LinkOwner {
   readonly trail: string[] = [];
   readonly #marks = new Map<string, () => void>();
 
-  constructor(readonly id: string, readonly world: World) {}
+  constructor(readonly id: string, readonly world: Surroundings) {}
 
   get ledger(): Ledger {
     return this.world.ledger;

@@ -6,7 +6,7 @@ import type { Address } from "../../../core/config.ts";
 import { random_of } from "../../cases/random.ts";
 import { Service } from "../../support/service.ts";
 import { patience_ms } from "../../support/wait.ts";
-import { Device } from "./device.ts";
+import { Device, type Surroundings } from "./device.ts";
 import type { Session } from "./held.ts";
 import { GroupJudge, missing, wrong } from "./judge.ts";
 import { Ledger, type Message, now } from "./ledger.ts";
@@ -18,14 +18,12 @@ export type Interruption = "none" | "stop" | "kill";
 /** How long nothing may have come before what is missing is looked at again. */
 const rest_ms = 40;
 
-export class World {
+export class World implements Surroundings {
   readonly ledger = new Ledger();
   readonly problems: string[] = [];
   readonly devices: Device[];
   is_restarting = false;
-  /** When the service was last stopped or killed. */
   interrupted = Infinity;
-  /** What was not durable when the service was killed is lost, until the round is over. */
   is_killed = false;
   #was_killed = false;
   #stirred_ms = now();
@@ -51,7 +49,6 @@ export class World {
     return this.service.mqtt;
   }
 
-  /** Something came: things have not come to rest. */
   stirred(): void {
     this.#stirred_ms = now();
   }
