@@ -171,7 +171,7 @@ function lines_of(bytes: Uint8Array): (string | Refusal)[] {
   }
 }
 
-/** Values of whole lines; of one that is none, the Refusal that says so. Empty ones are left out. */
+/** Values of whole lines, empty ones left out; of one that is none, the Refusal that says so. */
 function parse_lines(bytes: Uint8Array): unknown[] {
   const items: unknown[] = [];
   for (const line of lines_of(bytes)) {

@@ -58,7 +58,7 @@ Deno.test("lines are published as they come, each with its result in its place",
   assertEquals(words(results), [1, 2, "json_invalid", "topic_invalid", "json_invalid", 3]);
 });
 
-Deno.test("a line that is too long ends the stream, and what came before is published", async () => {
+Deno.test("a line that is too long ends the stream, what came before is published", async () => {
   await using service = await Service.start();
   const long = "x".repeat(limits.publish_line_bytes_max + (1 << 20));
   const { status, results } = await publish_lines(service, `{"topic":"a"}\n"${long}`);
