@@ -141,7 +141,7 @@ export class Replayer {
   }
 
   /** A message takes its part of the room; what has drained makes new room. */
-  #take_room(replay: Replay, { topic, payload }: Message): void {
+  #take_room(replay: Replay, { topic, payload }: StoredMessage): void {
     replay.room_bytes -= topic.length + payload.length;
     replay.room = replay.room_bytes > 0 ? replay.room - 1 : 0;
   }
