@@ -146,12 +146,12 @@ export class Hub implements ReactorHandler {
   /** Drains the reactor until stop(). */
   async run(): Promise<void> {
     while (!this.#stopping) {
-      const until = performance.now() + slice_ms;
+      const until_ms = performance.now() + slice_ms;
       let events: number;
       do {
-        events = this.reactor.poll(this);
+        events = this.reactor.poll(this, until_ms);
         this.router.end_turn();
-      } while (events > 0 && performance.now() < until);
+      } while (events > 0 && performance.now() < until_ms);
       if (events > 0) await new Promise((resolve) => setTimeout(resolve, 0));
       else if (!this.#stopping) await this.reactor.wait(-1);
     }

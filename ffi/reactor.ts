@@ -254,7 +254,11 @@ export interface Reactor {
   readonly commands: Uint8Array;
   listen(options: ListenOptions): number;
   unlisten(): void;
-  poll(handler: ReactorHandler): number;
+  /**
+   * Hands over what has happened; answers how many events that were. What has not been come to at
+   * `until_ms` (performance.now()) stays for the next call.
+   */
+  poll(handler: ReactorHandler, until_ms?: number): number;
   wait(timeout_ms: number): Promise<boolean>;
   wake(): void;
   begin_send(conn: number, generation: number, bytes_max: number): number;
@@ -351,6 +355,8 @@ class NativeReactor implements OwnReactor {
   pending_bytes = 0;
 
   readonly #words = new Uint32Array(this.commands.buffer);
+  /** Stretches walked: tells whose turn is next. */
+  #polled = 0;
   /** End of the last whole record; a record being written starts here. */
   #used = 0;
   /** Where the body of the record being written starts. */
@@ -418,16 +424,22 @@ class NativeReactor implements OwnReactor {
     this.#call.lw_unlisten(this.#handle);
   }
 
-  poll(handler: ReactorHandler): number {
+  poll(handler: ReactorHandler, until_ms = Infinity): number {
     const count = this.#call.lw_poll(this.#handle);
     if (count === 0) return 0;
     let events = 0;
-    for (let index = 0; index < count; index++) {
-      const ring = this.#rings[this.#batches[index * 4]];
-      const begin = this.#batches[index * 4 + 1];
-      const end = this.#batches[index * 4 + 2];
-      events += walk(ring.bytes, ring.words, begin, end, handler);
+    // Not always the same thread first: time may be over before the last.
+    for (let left = count; left > 0; left--) {
+      const at = (this.#polled++ % count) * 4;
+      const ring = this.#rings[this.#batches[at]];
+      const begin = this.#batches[at + 1];
+      const end = this.#batches[at + 2];
+      const is_late = events > 0 && performance.now() >= until_ms;
+      const stretch = { begin, end: is_late ? begin : end };
+      events += walk(ring.bytes, ring.words, stretch, handler, until_ms);
+      this.#batches[at + 2] = stretch.end;
     }
+    this.#polled++; // so that it is another's turn when `count` stays the same
     this.#call.lw_release(this.#handle);
     return events;
   }
@@ -714,16 +726,27 @@ function read_settled(words: Uint32Array, body: number, body_bytes: number): Set
   return settled;
 }
 
-/** Walks the records of one stretch of a ring; answers how many there were. */
+/** Events between two looks at the clock. */
+const look_events = 16;
+
+/**
+ * Walks the records of one stretch of a ring; answers how many there were. Where time was over
+ * before its end, that is its end.
+ */
 function walk(
   bytes: Uint8Array,
   words: Uint32Array,
-  begin: number,
-  end: number,
+  stretch: { begin: number; end: number },
   handler: ReactorHandler,
+  until_ms: number,
 ): number {
+  const { begin, end } = stretch;
   let events = 0;
   for (let at = begin; at < end;) {
+    if (events % look_events === look_events - 1 && performance.now() >= until_ms) {
+      stretch.end = at;
+      break;
+    }
     const word = at >>> 2;
     const packed = words[word + 1];
     const code = packed >>> 16;
