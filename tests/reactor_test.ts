@@ -1,5 +1,6 @@
 /** ffi/reactor.ts against the real library: what no other test of the service sees from outside. */
 import { assert, assertEquals } from "@std/assert";
+import { busy_packet } from "../core/device_mqtt.ts";
 import { limits } from "../core/limits.ts";
 import { encode } from "../core/protocol/mqtt.ts";
 import { choose_backend } from "../ffi/backend.ts";
@@ -39,8 +40,13 @@ Deno.test("a poll whose time is over leaves the rest for the next, in order", as
   const reactor = open_reactor(path, options);
   try {
     const host = "127.0.0.1";
-    const busy = new Uint8Array();
-    const listen = { protocol: protocols.mqtt, address: host, port: 0, busy, proxy: false };
+    const listen = {
+      protocol: protocols.mqtt,
+      address: host,
+      port: 0,
+      busy: busy_packet,
+      proxy: false,
+    };
     const port = reactor.listen(listen);
     const ids: number[] = [];
     const options = {
