@@ -8,7 +8,7 @@
 import type { Closed, Reactor } from "../ffi/reactor.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
-import type { Message, StoredMessage } from "./message.ts";
+import type { StoredMessage } from "./message.ts";
 import type { Router } from "./router.ts";
 import {
   type Exchange,

@@ -45,7 +45,6 @@ Deno.test("a poll whose time is over leaves the rest for the next, in order", as
       address: host,
       port: 0,
       busy: busy_packet,
-      proxy: false,
     };
     const port = reactor.listen(listen);
     const ids: number[] = [];
