@@ -407,8 +407,8 @@ struct lw_batch *lw_batches(struct lw_reactor *reactor);
 /* Fills the batch table; returns how many records of it are in use. Never waits. */
 int lw_poll(struct lw_reactor *reactor);
 
-/* Ends the turn: every stretch of the last lw_poll is given back. The host may have set the `end` of
- * one lower, to the beginning of a record: from there on lw_poll finds it again. */
+/* Ends the turn: every stretch of the last lw_poll is given back. The host may have set the `end`
+ * of one lower, to the beginning of a record: from there on lw_poll finds it again. */
 void lw_release(struct lw_reactor *reactor);
 
 /* Waits until lw_poll would find something, lw_wake is called or timeout_ms is over (-1 = no end).
