@@ -181,7 +181,18 @@ async function serve(args: readonly string[]): Promise<void> {
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const open_mqtt = listen_bridge(hub, mqtt);
   const stopping = { is_stopping: () => is_stopping };
-  const context = { gate, router, store, metrics, log, now_ms, ...stopping, refused, open_mqtt };
+  const context = {
+    version,
+    gate,
+    router,
+    store,
+    metrics,
+    log,
+    now_ms,
+    ...stopping,
+    refused,
+    open_mqtt,
+  };
   const http = listen_http(config, make_handler(context));
   const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
   const running = hub.run();

@@ -10,6 +10,8 @@ import type { Router } from "../core/router.ts";
 import type { Store } from "../core/store/mod.ts";
 
 export interface Context {
+  /** Of the service. */
+  readonly version: string;
   readonly gate: Gate;
   readonly router: Router;
   readonly store: Store;

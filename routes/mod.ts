@@ -4,10 +4,12 @@ import type { Right } from "../core/permission.ts";
 import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
 import { Call, type Context, type ServeInfo } from "./context.ts";
+import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
 import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
+import { openapi_json } from "./openapi.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_raw } from "./publish.ts";
 import { publish_many } from "./publish_batch.ts";
@@ -26,12 +28,20 @@ interface Route {
   readonly handler: (call: Call, context: Context) => Response | Promise<Response>;
 }
 
-const routes: readonly Route[] = [
+export const routes: readonly Route[] = [
   { method: "POST", path: "/v1/topics/{topic}", permission: "token", handler: publish_raw },
   { method: "GET", path: "/v1/topics/{topic}/messages", permission: "token", handler: history },
   { method: "POST", path: "/v1/publish", permission: "token", handler: publish_many },
   { method: "GET", path: "/v1/events", permission: "token", handler: events },
   { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
+  { method: "GET", path: "/", permission: "public", handler: docs_page },
+  { method: "GET", path: "/docs/{file}", permission: "public", handler: docs_file },
+  {
+    method: "GET",
+    path: "/openapi.json",
+    permission: "public",
+    handler: (_call, { version }) => openapi_json(routes, version),
+  },
   { method: "GET", path: "/healthz", permission: "public", handler: healthz },
   { method: "GET", path: "/readyz", permission: "public", handler: readyz },
   { method: "GET", path: "/metrics", permission: "operate", handler: metrics },

@@ -1,0 +1,291 @@
+/** The descriptions of routes by method and path; a test sees to it that each has one. */
+import { limits } from "../core/limits.ts";
+import {
+  flag,
+  integer,
+  json,
+  object,
+  type Operation,
+  path,
+  query,
+  ref,
+  text,
+} from "./operation.ts";
+import { duration, topic } from "./schemas.ts";
+
+const topic_parameter = path("topic", "A topic; slashes as they are or %2F", "demo/hello", topic);
+const filter_parameter = {
+  ...query("topic", "A topic filter; may be repeated", text, "demo/#"),
+  required: true as const,
+};
+const after_parameter = query("after", "Only what follows this place: `epoch:offset`", {
+  type: "string",
+  pattern: "^(.*:)?[0-9]{1,15}$",
+});
+const device_parameter = path("id", "MQTT client id or Longwire session id", "device-1");
+const idempotency = {
+  name: "Idempotency-Key",
+  in: "header" as const,
+  description: "A publish that is repeated with it within ten minutes is stored once",
+  schema: { type: "string", minLength: 1, maxLength: limits.idempotency_key_max },
+};
+const page = [
+  query("after", "`next` of the page before", text),
+  query("limit", "Devices of a page", integer(1, 1000)),
+];
+const ok = { description: "It is" };
+const publish_errors = [
+  "body_too_large",
+  "forbidden",
+  "json_invalid",
+  "queue_full",
+  "quota_exceeded",
+  "rate_limited",
+  "store_full",
+  "store_unavailable",
+  "topic_invalid",
+] as const;
+
+const publish: Readonly<Record<string, Operation>> = {
+  "POST /v1/topics/{topic}": {
+    id: "publish",
+    tag: "Publish",
+    summary: "Publish the raw body",
+    description: "QoS 1 and 2 are answered when the message is durable, QoS 0 when it was handed " +
+      "to those who are connected.",
+    parameters: [
+      topic_parameter,
+      query("qos", "0 at most once, 1 at least once, 2 exactly once", {
+        type: "integer",
+        enum: [0, 1, 2],
+        default: 1,
+      }),
+      query("retain", "Keep it for those who subscribe later", flag),
+      query("ttl", "How long anybody wants it", duration, "90s"),
+      query("key", "A newer message of the key may take its place with slow devices", text),
+      idempotency,
+    ],
+    body: { "*/*": { schema: text, example: "hello" } },
+    body_is_optional: true,
+    answers: { "200": json("It is published", ref("Published")) },
+    errors: publish_errors,
+  },
+  "POST /v1/publish": {
+    id: "publishMany",
+    tag: "Publish",
+    summary: "Publish many messages",
+    description:
+      "One message, an array, or NDJSON: a message a line, published as they come. The " +
+      "answer has a result or a problem for each, in order.",
+    parameters: [idempotency],
+    body: {
+      "application/json": {
+        schema: {
+          oneOf: [
+            ref("Publish"),
+            { type: "array", items: ref("Publish"), maxItems: limits.publish_batch_max },
+          ],
+        },
+        example: [{ topic: "demo/a", payload: { celsius: 21.5 } }, { topic: "demo/b", qos: 0 }],
+      },
+      "application/x-ndjson": { schema: text },
+    },
+    answers: {
+      "200": {
+        description: "What became of each",
+        content: {
+          "application/json": {
+            schema: {
+              oneOf: [
+                ref("Published"),
+                { type: "array", items: { oneOf: [ref("Published"), ref("Problem")] } },
+              ],
+            },
+          },
+          "application/x-ndjson": { schema: text },
+        },
+      },
+    },
+    errors: publish_errors,
+  },
+};
+
+const read: Readonly<Record<string, Operation>> = {
+  "GET /v1/topics/{topic}/messages": {
+    id: "history",
+    tag: "Read",
+    summary: "What was published to a topic",
+    parameters: [
+      topic_parameter,
+      after_parameter,
+      query("limit", "Messages of a page", integer(1, limits.history_messages_max)),
+    ],
+    answers: {
+      "200": json("A page; `next` is the `after` of the one that follows", ref("History")),
+    },
+    errors: ["topic_invalid", "forbidden", "store_unavailable"],
+  },
+  "GET /v1/events": {
+    id: "events",
+    tag: "Read",
+    summary: "What is being published, as Server-Sent Events",
+    description: "`id` is epoch:offset, so a browser that comes back with Last-Event-ID misses " +
+      "nothing. A browser cannot send headers here: `access_token` may hold the token.",
+    parameters: [
+      filter_parameter,
+      after_parameter,
+      query("access_token", "The token, where there is no Authorization header", text),
+      {
+        name: "Last-Event-ID",
+        in: "header",
+        description: "Where to go on: `epoch:offset`",
+        schema: { type: "string", pattern: "^(.*:)?[0-9]{1,15}$" },
+      },
+    ],
+    answers: {
+      "200": {
+        description: "Events message, gap and goodbye; their data is JSON",
+        content: { "text/event-stream": { schema: text } },
+      },
+    },
+    errors: ["filter_invalid", "subscription_limit", "connection_limit", "forbidden"],
+  },
+  "GET /v1/ws": {
+    id: "websocket",
+    tag: "Read",
+    summary: "JSON over WebSocket: subscribe, publish, history",
+    parameters: [query("access_token", "The token, where there is no Authorization header", text)],
+    answers: { "101": { description: "The protocol is WebSocket from here on" } },
+    errors: ["upgrade_required", "connection_limit", "shutting_down"],
+  },
+  "GET /mqtt": {
+    id: "mqtt",
+    tag: "Read",
+    summary: "MQTT over WebSocket, subprotocol mqtt",
+    parameters: [],
+    answers: { "101": { description: "The protocol is WebSocket from here on" } },
+    errors: ["upgrade_required", "connection_limit", "shutting_down"],
+  },
+};
+
+const devices: Readonly<Record<string, Operation>> = {
+  "POST /v1/devices/{id}/messages": {
+    id: "push",
+    tag: "Devices",
+    summary: "Push to one device",
+    description: "The message goes to the topic $devices/{id}, to which the device subscribes. " +
+      "With wait=acked the answer comes when the device has acknowledged it.",
+    parameters: [
+      device_parameter,
+      query("wait", "What the answer waits for", { type: "string", enum: ["stored", "acked"] }),
+      query("timeout", "For how long at most", duration, "5s"),
+      query("qos", "1 or 2", { type: "integer", enum: [1, 2], default: 1 }),
+      query("ttl", "How long the device may want it", duration, "1h"),
+      query("callback", "Where a later acknowledgement is posted to", {
+        type: "string",
+        format: "uri",
+      }),
+      idempotency,
+    ],
+    body: { "*/*": { schema: text, example: "hello" } },
+    body_is_optional: true,
+    answers: { "200": json("It is stored, or acknowledged", ref("Receipt")) },
+    errors: [...publish_errors, "ack_timeout", "client_id_invalid"],
+  },
+  "GET /v1/devices": {
+    id: "devices",
+    tag: "Devices",
+    summary: "The devices that have a session",
+    parameters: [
+      query("connected", "Only those that are, or are not", flag),
+      query("prefix", "Of their ids", text),
+      ...page,
+    ],
+    answers: { "200": json("A page", { type: "object" }) },
+    errors: ["forbidden"],
+  },
+  "GET /v1/devices/{id}": {
+    id: "device",
+    tag: "Devices",
+    summary: "One device and its subscriptions",
+    parameters: [device_parameter],
+    answers: { "200": json("It", { type: "object" }) },
+    errors: ["forbidden", "not_found"],
+  },
+  "DELETE /v1/devices/{id}": {
+    id: "kick",
+    tag: "Devices",
+    summary: "Close a device's connection",
+    parameters: [device_parameter, query("forget", "End its session too", flag)],
+    answers: { "200": json("What was done", { type: "object" }) },
+    errors: ["forbidden", "not_found"],
+  },
+  "GET /v1/presence": {
+    id: "presence",
+    tag: "Devices",
+    summary: "Who is connected and hears a topic, or listens within a filter",
+    parameters: [{ ...filter_parameter, description: "A topic or filter" }, ...page],
+    answers: { "200": json("A page", { type: "object" }) },
+    errors: ["forbidden", "filter_invalid"],
+  },
+};
+
+const operate: Readonly<Record<string, Operation>> = {
+  "GET /": {
+    id: "docs",
+    tag: "Operate",
+    summary: "This description as a page with examples to run",
+    parameters: [],
+    answers: { "200": { description: "A page", content: { "text/html": { schema: text } } } },
+    errors: [],
+  },
+  "GET /docs/{file}": {
+    id: "docsFile",
+    tag: "Operate",
+    summary: "Script and style of that page",
+    parameters: [path("file", "docs.js or docs.css", "docs.js")],
+    answers: { "200": { description: "The file", content: { "*/*": { schema: text } } } },
+    errors: ["not_found"],
+  },
+  "GET /openapi.json": {
+    id: "openapi",
+    tag: "Operate",
+    summary: "This description",
+    parameters: [],
+    answers: { "200": json("OpenAPI 3.1", { type: "object" }) },
+    errors: [],
+  },
+  "GET /healthz": {
+    id: "healthz",
+    tag: "Operate",
+    summary: "Does the process answer",
+    parameters: [],
+    answers: { "200": json(ok.description, object({ status: text })) },
+    errors: [],
+  },
+  "GET /readyz": {
+    id: "readyz",
+    tag: "Operate",
+    summary: "May devices be sent here, and is kept what is published",
+    parameters: [],
+    answers: { "200": json(ok.description, object({ status: text })) },
+    errors: ["shutting_down", "store_full", "store_unavailable"],
+  },
+  "GET /metrics": {
+    id: "metrics",
+    tag: "Operate",
+    summary: "Prometheus text format",
+    parameters: [],
+    answers: {
+      "200": { description: "Counters and gauges", content: { "text/plain": { schema: text } } },
+    },
+    errors: ["forbidden"],
+  },
+};
+
+export const operations: Readonly<Record<string, Operation>> = {
+  ...publish,
+  ...read,
+  ...devices,
+  ...operate,
+};

@@ -1,0 +1,88 @@
+/** The JSON that HTTP speaks, as schemas of the OpenAPI description. */
+import { codes } from "../core/codes.ts";
+import { limits } from "../core/limits.ts";
+import { flag, integer, object, ref, type Schema, text } from "./operation.ts";
+
+const offset: Schema = { type: "integer", minimum: 0 };
+const time: Schema = { type: "string", format: "date-time" };
+const nullable_text: Schema = { type: ["string", "null"] };
+
+/** A duration as core/duration.ts reads it. */
+export const duration: Schema = Object.freeze({
+  type: "string",
+  pattern: "^[0-9]{1,12}(\\.[0-9]{1,3})?(ms|s|m|h|d)?$",
+});
+
+/** The characters of a topic that is published to: no wildcards, nothing of the service's own. */
+export const topic: Schema = Object.freeze({
+  type: "string",
+  minLength: 1,
+  maxLength: limits.topic_bytes_max,
+  pattern: "^[^+#$\\u0000][^+#\\u0000]*$",
+});
+
+const problem: Schema = {
+  ...object({
+    type: text,
+    title: text,
+    status: integer(400, 599),
+    code: { type: "string", enum: Object.keys(codes) },
+    detail: text,
+  }),
+  description: "RFC 9457. `code` is one of core/codes.ts; 429 and 503 carry Retry-After.",
+};
+
+const message_properties: Readonly<Record<string, Schema>> = {
+  id: nullable_text,
+  topic: text,
+  epoch: text,
+  offset,
+  qos: { enum: [0, 1, 2] },
+  time,
+  content_type: text,
+  key: text,
+  payload: text,
+  payload_base64: { type: "string", contentEncoding: "base64" },
+};
+
+const optional = ["content_type", "key", "payload", "payload_base64"];
+
+export const schemas: Readonly<Record<string, Schema>> = {
+  Problem: problem,
+  Published: {
+    ...object({
+      id: nullable_text,
+      epoch: text,
+      offset,
+      audience: { type: "integer", minimum: 0 },
+      duplicate: flag,
+    }, ["duplicate"]),
+    description:
+      "`id` names the message in the log (null = QoS 0, not stored); `audience` counts " +
+      "the subscriptions of connected devices that it was sent to.",
+  },
+  Publish: {
+    ...object({
+      topic,
+      payload: { description: "Text, or any JSON, which is published as its text." },
+      payload_base64: { type: "string", contentEncoding: "base64" },
+      qos: { enum: [0, 1, 2], default: 1 },
+      retain: { type: "boolean", default: false },
+      ttl: { oneOf: [duration, { type: "number", minimum: 0, maximum: 1e9, multipleOf: 1 }] },
+      key: text,
+      content_type: text,
+    }, ["payload", "payload_base64", "qos", "retain", "ttl", "key", "content_type"]),
+    additionalProperties: false,
+    not: { required: ["payload", "payload_base64"] },
+  },
+  Message: object(message_properties, optional),
+  History: object({
+    messages: { type: "array", items: ref("Message") },
+    next: nullable_text,
+    gap: flag,
+  }),
+  Receipt: {
+    ...object({ id: nullable_text, epoch: text, offset, topic: text, acked: flag, time }, ["time"]),
+    description: "`acked`: the device has acknowledged the message, at `time`.",
+  },
+};
