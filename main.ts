@@ -183,6 +183,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const stopping = { is_stopping: () => is_stopping };
   const context = {
     version,
+    read_page: (name: string) => Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url)),
     gate,
     router,
     store,

@@ -12,6 +12,8 @@ import type { Store } from "../core/store/mod.ts";
 export interface Context {
   /** Of the service. */
   readonly version: string;
+  /** A file of routes/page. */
+  readonly read_page: (name: string) => Uint8Array<ArrayBuffer>;
   readonly gate: Gate;
   readonly router: Router;
   readonly store: Store;

@@ -1,6 +1,6 @@
 /** GET / and /docs/{file}: the docs page, which a script makes of openapi.json. */
 import { codes, Refusal } from "../core/codes.ts";
-import type { Call } from "./context.ts";
+import type { Call, Context } from "./context.ts";
 
 const types: Readonly<Record<string, string>> = {
   "index.html": "text/html; charset=utf-8",
@@ -14,12 +14,12 @@ const policy = "default-src 'self'; img-src data:; frame-ancestors 'none'; base-
 const files = new Map<string, Uint8Array<ArrayBuffer>>();
 
 /** The files are few and small: each is read once. */
-function file(name: string): Response {
+function file(name: string, context: Context): Response {
   const type = Object.hasOwn(types, name) ? types[name] : undefined;
   if (type === undefined) throw new Refusal(codes.not_found, `There is no "${name}" in the docs`);
   let bytes = files.get(name);
   if (bytes === undefined) {
-    bytes = Deno.readFileSync(new URL(`./page/${name}`, import.meta.url));
+    bytes = context.read_page(name);
     files.set(name, bytes);
   }
   return new Response(bytes, {
@@ -33,10 +33,10 @@ function file(name: string): Response {
   });
 }
 
-export function docs_page(): Response {
-  return file("index.html");
+export function docs_page(_call: Call, context: Context): Response {
+  return file("index.html", context);
 }
 
-export function docs_file({ rest }: Call): Response {
-  return file(rest);
+export function docs_file({ rest }: Call, context: Context): Response {
+  return file(rest, context);
 }
