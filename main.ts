@@ -9,6 +9,7 @@ import { type Config, ConfigError, help_text, parse_command, parse_config } from
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
 import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";
+import { Drain } from "./core/drain.ts";
 import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
@@ -170,7 +171,6 @@ async function serve(args: readonly string[]): Promise<void> {
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
   await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
-  const cluster = joining?.join({ router });
   const { version } = manifest;
   const now_ms = Date.now;
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
@@ -180,13 +180,25 @@ async function serve(args: readonly string[]): Promise<void> {
   const counts = { http_refused: refused, filters_refused: hub.filters_refused };
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const open_mqtt = listen_bridge(hub, mqtt);
-  const stopping = { is_stopping: () => is_stopping };
+  const stopping = { is_stopping: () => is_stopping || drain.is_draining };
+  const devices = listen(config, hub, mqtt, longwire);
+  const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
+  const describe = () => ({
+    version,
+    ...startup.places_of(config, devices),
+    connections: reactor.stats().counters.connections,
+    sessions: sessions.count,
+    draining: drain.is_draining,
+  });
+  const on_drain = () => drain.begin();
+  const cluster = await joining?.join({ router, hub, longwire, describe, on_drain });
   const context = {
     version,
     read_page: (name: string) => Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url)),
     gate,
     router,
     store,
+    cluster: cluster?.node ?? null,
     metrics,
     log,
     now_ms,
@@ -195,7 +207,7 @@ async function serve(args: readonly string[]): Promise<void> {
     open_mqtt,
   };
   const http = listen_http(config, make_handler(context));
-  const listening = { ...listen(config, hub, mqtt, longwire), http: startup.address_of(http) };
+  const listening = { ...devices, http: startup.address_of(http) };
   const running = hub.run();
   console.log(startup.started_text({
     version,

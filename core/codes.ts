@@ -84,6 +84,9 @@ const rows = {
   body_timeout: [56, "The body did not come in time", 408, 0x80, 0, true],
   ack_timeout: [58, "The device has not acknowledged the message in time", 504, 0x80, 0, true],
   encoding_unsupported: [57, "The Content-Encoding is not supported", 415, 0x80, 0, false],
+  fenced: [59, "The node has lost its place in the cluster", 503, 0x9c, 3, true],
+  moved: [60, "Another node is to take the device", 503, 0x9c, 3, true],
+  breaker_open: [61, "What the service depends on is down", 503, 0x88, 3, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

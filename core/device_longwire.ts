@@ -8,7 +8,7 @@ import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { admit_publish } from "./access.ts";
 import { type Code, code_list, codes, Refusal } from "./codes.ts";
-import type { Driver, Hub } from "./hub.ts";
+import type { Driver, Elsewhere, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
 import { plain_name } from "./namespace.ts";
 import {
@@ -42,7 +42,8 @@ export class LongwireDriver implements Driver {
   readonly name = "longwire";
   /** One start of this node: Welcome.boot_id. */
   readonly #boot_id = crypto.randomUUID();
-  readonly #secret_key = randomBytes(32);
+  /** Of all nodes that a session may come to. */
+  secret_key: Uint8Array = randomBytes(32);
   /** Where those connections stand that said so in Hello: their subscriptions start there. */
   readonly #resumed = new Map<Session, number>();
 
@@ -64,7 +65,8 @@ export class LongwireDriver implements Driver {
     this.hub.identify(conn, generation, this, Wire.longwire, shown, ({ id: plain, access }) => {
       const id = access === null ? plain : access.tenant.id(plain);
       const present = this.sessions.get(id);
-      if (present?.connected && !this.#knows_secret(id, hello.resume_secret)) {
+      const takes_over = this.#knows_secret(id, hello.resume_secret);
+      if (present?.connected && !takes_over) {
         throw new Refusal(codes.session_in_use);
       }
       this.hub.claim(conn, generation, this, {
@@ -73,6 +75,7 @@ export class LongwireDriver implements Driver {
         wire: Wire.longwire,
         clean: hello.clean,
         transient: hello.clean,
+        takes_over,
         granted: (session, found) => this.#granted(session, found, hello),
       });
     });
@@ -112,7 +115,11 @@ export class LongwireDriver implements Driver {
     );
   }
 
-  goodbye(session: Session, code: Code, detail: string): void {
+  goodbye(session: Session, code: Code, detail: string, place?: Elsewhere): void {
+    if (place?.device) {
+      const reason = code.number;
+      this.#send(session, { type: "redirect", address: place.device, reason, deadline_ms: 0 });
+    }
     this.#send(session, { type: "goodbye", code: code.number, detail });
   }
 
@@ -142,7 +149,7 @@ export class LongwireDriver implements Driver {
 
   /** The same for every connection of a session while the process runs: nothing has to be kept. */
   #secret_of(id: string): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(createHmac("sha256", this.#secret_key).update(id).digest());
+    return new Uint8Array(createHmac("sha256", this.secret_key).update(id).digest());
   }
 
   #knows_secret(id: string, given: string): boolean {

@@ -5,7 +5,7 @@
 import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { type Access, admit_publish, admit_will } from "./access.ts";
 import { type Code, code_list, codes, Refusal } from "./codes.ts";
-import type { Driver, Hub } from "./hub.ts";
+import type { Driver, Elsewhere, Hub } from "./hub.ts";
 import { limits } from "./limits.ts";
 import type { Message, Qos } from "./message.ts";
 import { plain_name } from "./namespace.ts";
@@ -115,6 +115,7 @@ export class MqttDriver implements Driver {
         wire,
         clean: connect.clean_start,
         transient: expiry_s === 0,
+        takes_over: true,
         granted: (session, present) => this.#granted(session, present, connect, expiry_s, will),
       });
     });
@@ -143,10 +144,11 @@ export class MqttDriver implements Driver {
     this.reactor.send(conn, generation, frame);
   }
 
-  goodbye(session: Session, code: Code, detail: string): void {
+  goodbye(session: Session, code: Code, detail: string, place?: Elsewhere): void {
     if (session.wire !== Wire.mqtt5) return; // 3.1.1 has no DISCONNECT from the server
     const reason_code = reason_for("disconnect", 5, code);
-    this.#send(session, { type: "disconnect", reason_code }, detail);
+    const properties = place?.mqtt ? { properties: { server_reference: place.mqtt } } : {};
+    this.#send(session, { type: "disconnect", reason_code, ...properties }, detail);
   }
 
   on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void {

@@ -6,6 +6,7 @@
  */
 import type { Closed, Reactor, ReactorHandler, Settled } from "../ffi/reactor.ts";
 import type { Access } from "./access.ts";
+import type { Ownership } from "./cluster/mod.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
 import type { Due } from "./deadlines.ts";
 import type { Gate, Shown, Who } from "./gate.ts";
@@ -21,6 +22,12 @@ import { SharedSubscriptions } from "./shared.ts";
 import type { Soon } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
 
+/** Where a node listens for devices, host:port; "" = it does not. */
+export interface Elsewhere {
+  readonly mqtt: string;
+  readonly device: string;
+}
+
 /** One device protocol: what its packets mean. Drivers hold no state of a connection. */
 export interface Driver extends PublishAnswers {
   readonly name: string;
@@ -32,8 +39,8 @@ export interface Driver extends PublishAnswers {
    * any.
    */
   refuse_first(conn: number, generation: number, code: Code, detail: string, wire?: Wire): void;
-  /** Says goodbye to a device that is about to be closed. */
-  goodbye(session: Session, code: Code, detail: string): void;
+  /** Says goodbye to a device that is about to be closed, and where else it may go. */
+  goodbye(session: Session, code: Code, detail: string, place?: Elsewhere): void;
   /** Messages after offset `from`, up to `to`, have expired before the session could have them. */
   on_gap(session: Session, from: number, to: number): void;
   /** What the service has of these QoS 2 exchanges is durable: the device may forget them. */
@@ -82,6 +89,8 @@ export interface Claim {
   readonly clean: boolean;
   /** The session ends with its connection. */
   readonly transient: boolean;
+  /** Also from a device that is connected to another node. */
+  readonly takes_over: boolean;
   /**
    * Called once, with the session bound to the connection; `present` = it had been there before.
    */
@@ -121,6 +130,10 @@ export class Hub implements ReactorHandler {
   readonly #successors = new Map<Session, Handshake>();
   readonly #replayer: Replayer;
   readonly shared: SharedSubscriptions;
+  /** Who owns sessions in a cluster; null = this node owns all. */
+  ownership: Ownership | null = null;
+  /** Sessions that another node waits for, until their connection is gone. */
+  readonly #leaving = new Map<Session, () => void>();
   #stopping = false;
 
   constructor(
@@ -141,6 +154,7 @@ export class Hub implements ReactorHandler {
     this.#replayer = new Replayer(reactor, router, log, keep, on_gap, on_live);
     this.shared = new SharedSubscriptions(router, sessions, log);
     router.session_of = (id) => sessions.get(id);
+    sessions.on_end = (id) => this.ownership?.release(id);
   }
 
   /** Drains the reactor until stop(). */
@@ -163,9 +177,9 @@ export class Hub implements ReactorHandler {
   }
 
   /** Says goodbye to a session's device and closes its connection. */
-  close(session: Session, code: Code, detail = code.meaning): void {
+  close(session: Session, code: Code, detail = code.meaning, place?: Elsewhere): void {
     if (!session.connected || session.closing) return;
-    this.driver_of(session).goodbye(session, code, detail);
+    this.driver_of(session).goodbye(session, code, detail, place);
     this.drop(session, code);
   }
 
@@ -228,6 +242,29 @@ export class Hub implements ReactorHandler {
    */
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
     const handshake = new Handshake(driver, conn, generation, claim);
+    const { ownership } = this;
+    if (ownership === null || ownership.holds(claim.id)) return this.#claim(handshake);
+    this.#set(conn, handshake);
+    const go_on = (step: () => void) => {
+      if (this.#get(conn) === handshake) {
+        this.#set(conn, undefined);
+        step();
+        this.router.schedule_turn();
+      } else if (this.sessions.get(claim.id) === undefined) ownership.release(claim.id);
+    };
+    ownership.claim(claim.id, claim.takes_over)
+      .then(() => this.sessions.fetch(claim.id))
+      .then(() => go_on(() => this.claim(conn, generation, driver, claim)))
+      .catch((error) => go_on(() => this.#refuse(handshake, ...this.#said_of(error, driver))));
+  }
+
+  #said_of(error: unknown, driver: Driver): [Code, string] {
+    const { code, message } = this.#as_refusal(error, driver.name);
+    return [code, message];
+  }
+
+  #claim(handshake: Handshake): void {
+    const { conn, claim } = handshake;
     const present = this.sessions.get(claim.id);
     if (present === undefined || !present.connected) {
       claim.access?.tenant.check_connections();
@@ -238,6 +275,30 @@ export class Hub implements ReactorHandler {
     if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
     this.#successors.set(present, handshake);
     this.close(present, codes.taken_over);
+  }
+
+  /** Lets another node have a session; false = it is connected, and not to be taken over. */
+  async hand_over(id: string, takes_over: boolean): Promise<boolean> {
+    const session = this.sessions.get(id);
+    if (session === undefined) return true;
+    if (session.connected) {
+      if (!takes_over) return false;
+      const gone = Promise.withResolvers<void>();
+      this.#leaving.set(session, gone.resolve);
+      const waiting = this.#successors.get(session);
+      if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
+      this.close(session, codes.taken_over);
+      await gone.promise;
+    }
+    if (this.sessions.get(id) === session) await this.sessions.let_go(session);
+    return true;
+  }
+
+  /** Other nodes may own the sessions of this one: ends them all, and writes nothing. */
+  fence(): void {
+    const connected = [...this.sessions.all()].filter((session) => session.connected);
+    this.sessions.abandon();
+    for (const session of connected) this.close(session, codes.fenced);
   }
 
   on_frame(
@@ -582,6 +643,11 @@ export class Hub implements ReactorHandler {
     session.delivered = 0;
     const will = this.driver_of(session).on_closed(session, code);
     this.sessions.closed(session, cursor, inflight, will);
+    const leaving = this.#leaving.get(session);
+    if (leaving !== undefined) {
+      this.#leaving.delete(session);
+      leaving();
+    }
     const successor = this.#successors.get(session);
     if (successor === undefined) return;
     this.#successors.delete(session);

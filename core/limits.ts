@@ -106,6 +106,8 @@ export const limits = Object.freeze({
   cluster_store_timeout_ms: 2000,
   /** Messages of QoS 0 from other nodes that wait for a stored one of the same publisher. */
   early_messages_max: 4096,
+  /** Devices that a node which is drained sends elsewhere. */
+  drain_devices_per_s: 2000,
   /** Nodes of a cluster, and of earlier runs, that are told apart. */
   nodes_max: 1024,
   /** First levels of topics whose messages of QoS 0 a node asks for: past this, for all. */

@@ -39,9 +39,14 @@ export class Sessions {
   /** Publishes the will of a connection that is gone. */
   on_will: (session: Session, will: Will) => void = () => {};
   groups: Groups | null = null;
+  /** Told when there is no session of an id any more. */
+  on_end: (id: string) => void = () => {};
   /** Sessions that have ended for want of their device. */
   expired = 0;
 
+  #answers_of: (wire: Wire) => PublishAnswers = () => {
+    throw new Error("Sessions.load() comes first");
+  };
   readonly #by_id = new Map<string, Session>();
   /** Sessions whose cursor moved since it was written, and those of which more changed. */
   readonly #moved = new Set<Session>();
@@ -72,8 +77,11 @@ export class Sessions {
     return this.#by_id.values();
   }
 
-  /** Reads what earlier runs left, and starts the clock. */
+  /** Reads what earlier runs left, unless other nodes may own it, and starts the clock. */
   async load(answers_of: (wire: Wire) => PublishAnswers): Promise<void> {
+    this.#timer = setInterval(() => this.#tick(), tick_ms);
+    this.#answers_of = answers_of;
+    if (this.store.shared !== undefined) return;
     for await (const stored of this.store.sessions()) {
       if (is_shared(stored.id)) {
         this.groups?.load(stored);
@@ -85,7 +93,35 @@ export class Sessions {
     }
     for (const session of this.#by_id.values()) this.groups?.loaded(session);
     this.groups?.prune();
-    this.#timer = setInterval(() => this.#tick(), tick_ms);
+  }
+
+  /** Reads a session that another node may have owned before this one. */
+  async fetch(id: string): Promise<void> {
+    if (this.store.shared === undefined || this.#by_id.has(id)) return;
+    const stored = await this.store.shared.session(id);
+    if (stored === undefined || this.#by_id.has(id)) return;
+    const session = session_of(stored, this.#answers_of, this.now_ms(), this.store.head);
+    this.#by_id.set(id, session);
+    this.#set_alarm(session);
+  }
+
+  /** Another node is to own a session that has no connection: writes it down and forgets it. */
+  async let_go(session: Session): Promise<void> {
+    await this.keep(session);
+    this.#drop(session);
+  }
+
+  /** Other nodes may own everything: forgets it, writes nothing. */
+  abandon(): void {
+    for (const session of this.#by_id.values()) {
+      session.transient = true;
+      session.stored = false;
+      session.will = null;
+    }
+    this.#by_id.clear();
+    this.#moved.clear();
+    this.#changed.clear();
+    this.#alarms.clear();
   }
 
   /** Ends the clock and writes what changed. */
@@ -153,13 +189,21 @@ export class Sessions {
 
   /** Ends a session; a will that still waited is due now [MQTT-3.1.3-9]. */
   forget(session: Session): void {
+    this.#drop(session);
+    if (session.stored) this.#delete(session);
+    this.groups?.forget(session);
+    this.#publish_will(session);
+    const { id } = session;
+    queueMicrotask(() => {
+      if (!this.#by_id.has(id)) this.on_end(id);
+    });
+  }
+
+  #drop(session: Session): void {
     if (this.#by_id.get(session.id) === session) this.#by_id.delete(session.id);
     this.#moved.delete(session);
     this.#changed.delete(session);
     this.#alarms.get(session.alarm_tick)?.delete(session);
-    if (session.stored) this.#delete(session);
-    this.groups?.forget(session);
-    this.#publish_will(session);
   }
 
   /** Writes, or deletes, a row that is not a session. */

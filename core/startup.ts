@@ -107,6 +107,16 @@ export interface Listening {
   readonly device_tls?: Address | undefined;
 }
 
+/** Where other nodes send devices: what the operator says, or where this node listens. */
+export function places_of(
+  { advertise }: Pick<Config, "advertise">,
+  { mqtt, device }: Pick<Listening, "mqtt" | "device">,
+): { readonly mqtt: string; readonly device: string } {
+  const text = (address: Address | undefined) =>
+    address === undefined ? "" : format_address(address);
+  return { mqtt: advertise || text(mqtt), device: text(device) };
+}
+
 /** Of an HTTP server, in this project's words. */
 export function address_of(
   server: { addr: { hostname: string; port: number } } | undefined,

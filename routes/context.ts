@@ -1,6 +1,7 @@
 /**
  * What a route is given: the parts of the service that routes speak to, and the call it answers.
  */
+import type { ClusterNode } from "../core/cluster/ownership.ts";
 import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
 import type { Gate } from "../core/gate.ts";
@@ -15,6 +16,8 @@ export interface Context {
   /** A file of routes/page. */
   readonly read_page: (name: string) => Uint8Array<ArrayBuffer>;
   readonly gate: Gate;
+  /** null = this node is alone. */
+  readonly cluster: ClusterNode | null;
   readonly router: Router;
   readonly store: Store;
   readonly metrics: Metrics;

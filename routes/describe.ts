@@ -255,6 +255,30 @@ const operate: Readonly<Record<string, Operation>> = {
     answers: { "200": json("OpenAPI 3.1", { type: "object" }) },
     errors: [],
   },
+  "GET /v1/nodes": {
+    id: "nodes",
+    tag: "Operate",
+    summary: "Members of the cluster, as this node sees them; of one that is alone, none",
+    parameters: [],
+    answers: {
+      "200": json(
+        "The view",
+        object({
+          view: { type: "integer", minimum: 0 },
+          nodes: { type: "array", items: object({ node_id: text, draining: flag }) },
+        }),
+      ),
+    },
+    errors: ["forbidden"],
+  },
+  "POST /v1/nodes/{id}/drain": {
+    id: "drain_node",
+    tag: "Operate",
+    summary: "Empty a node: devices are told where to go, sessions are left for other nodes",
+    parameters: [path("id", "A node of the cluster", "node-1")],
+    answers: { "202": json("It has begun", object({ node: text, draining: flag })) },
+    errors: ["forbidden", "not_found"],
+  },
   "GET /healthz": {
     id: "healthz",
     tag: "Operate",

@@ -9,6 +9,7 @@ import { events } from "./events.ts";
 import { history } from "./history.ts";
 import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
+import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_raw } from "./publish.ts";
@@ -42,6 +43,8 @@ export const routes: readonly Route[] = [
     permission: "public",
     handler: (_call, { version }) => openapi_json(routes, version),
   },
+  { method: "GET", path: "/v1/nodes", permission: "operate", handler: nodes },
+  { method: "POST", path: "/v1/nodes/{id}/drain", permission: "operate", handler: drain_node },
   { method: "GET", path: "/healthz", permission: "public", handler: healthz },
   { method: "GET", path: "/readyz", permission: "public", handler: readyz },
   { method: "GET", path: "/metrics", permission: "operate", handler: metrics },

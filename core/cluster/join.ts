@@ -1,6 +1,6 @@
 /**
- * How a node becomes one of a cluster: connects to NATS, opens the log that all share, and passes
- * on what no log keeps. A node alone never loads this file.
+ * How a node becomes one of a cluster: connects to NATS, opens the log that all share, registers
+ * with etcd, and asks the cluster before it takes a session. A node alone never loads this file.
  */
 import type { NatsConnection } from "@nats-io/transport-node";
 import type { Config } from "../config.ts";
@@ -8,24 +8,30 @@ import type { Log } from "../log.ts";
 import type { Relay } from "../router.ts";
 import { connect_nats, names_of } from "../store/nats.ts";
 import type { Store } from "../store/mod.ts";
+import type { Ownership, SessionHolder } from "./mod.ts";
+import { ClusterNode, type NodeOptions } from "./ownership.ts";
 import { type Listeners, NatsRelay } from "./relay.ts";
 
 /** Streams and subjects begin with it. */
 const cluster_name = "longwire";
 
 /** What of the node takes part. */
-export interface NodeParts {
+export interface NodeParts extends Pick<NodeOptions, "describe" | "on_drain"> {
   readonly router: Listeners & { relay: Relay | null };
+  readonly hub: SessionHolder & { ownership: Ownership | null };
+  /** Its resume secrets hold on all nodes. */
+  readonly longwire: { secret_key: Uint8Array };
 }
 
 /** A node that has its store and does not serve yet. */
 export interface Joining {
   readonly store: Store;
-  /** Makes the parts of the node speak to the other nodes. */
-  join(parts: NodeParts): Cluster;
+  /** Makes the parts of the node one of the cluster's; answers when it is a member. */
+  join(parts: NodeParts): Promise<Joined>;
 }
 
-export interface Cluster {
+export interface Joined {
+  readonly node: ClusterNode;
   close(): Promise<void>;
 }
 
@@ -38,15 +44,23 @@ export async function begin_to_join(
   const nats = await connect_nats(config.nats, `longwire ${config.node_id}`);
   const store = await open_store(nats);
   log.info("log is open", { epoch: store.epoch, stored: store.shared?.description ?? "" });
-  const join = ({ router }: NodeParts) => {
+  const join = async ({ router, hub, longwire, describe, on_drain }: NodeParts) => {
     const relay = new NatsRelay(nats, names_of(cluster_name).passing_prefix, router);
     router.relay = relay;
-    return {
-      async close() {
-        relay.close();
-        await nats.close();
-      },
+    const node = await ClusterNode.open({ config, log, holder: hub, describe, on_drain });
+    hub.ownership = node.ownership;
+    longwire.secret_key = node.secret;
+    log.info("this node is a member", {
+      node: config.node_id,
+      view: node.view.number,
+      members: [...node.view.members.keys()].join(","),
+    });
+    const close = async () => {
+      await node.close();
+      relay.close();
+      await nats.close();
     };
+    return { node, close };
   };
   return { store, join };
 }

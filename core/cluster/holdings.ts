@@ -1,0 +1,227 @@
+/**
+ * The owner's half of ownership: which sessions this node holds. Invariant: it takes a grant only
+ * in the view in which it was given, and says in every view what it holds before it takes any.
+ */
+import { codes, Refusal } from "../codes.ts";
+import { no_view, type Ownership, Rendezvous, type SessionHolder, type View } from "./mod.ts";
+import type { Granted, HandOver } from "./registry.ts";
+
+/** How this node speaks to registrars, itself among them. What cannot be reached throws. */
+export interface Registrars {
+  claim(
+    node_id: string,
+    view: number,
+    claims: readonly (readonly [id: string, takes_over: boolean])[],
+  ): Promise<readonly Granted[]>;
+  /** False = it is in another view. */
+  announce(node_id: string, view: number, ids: readonly string[], last: boolean): Promise<boolean>;
+  release(node_id: string, released: readonly (readonly [string, number])[]): Promise<void>;
+}
+
+/** How long a device waits for its session, before it is told to come back later. */
+const claim_timeout_ms = 5000;
+const retry_ms = 20;
+const batch_ids = 1000;
+
+interface Pending {
+  readonly id: string;
+  readonly takes_over: boolean;
+  readonly done: PromiseWithResolvers<void>;
+  readonly ends_ms: number;
+  /** Grants up to this one are void: another node has been granted the session since. */
+  void_to: number;
+}
+
+export class Holdings implements Ownership {
+  #view: View = no_view;
+  #rendezvous = new Rendezvous([]);
+  /** By id, the grant. */
+  readonly #held = new Map<string, number>();
+  readonly #pending = new Map<string, Pending>();
+  /** Held, and being handed over. */
+  readonly #leaving = new Set<string>();
+  /** Claims that no call is under way for, by registrar. */
+  readonly #queues = new Map<string, Pending[]>();
+  readonly #asking = new Set<string>();
+  /** Sessions whose registrar has changed, and does not know of them yet. */
+  readonly #unannounced = new Set<string>();
+  readonly #released = new Map<string, [id: string, grant: number][]>();
+
+  /** @param may_act false = this node's lease is over, by its own clock */
+  constructor(
+    readonly registrars: Registrars,
+    readonly holder: SessionHolder,
+    readonly may_act: () => boolean,
+    readonly now_ms: () => number,
+  ) {}
+
+  get size(): number {
+    return this.#held.size;
+  }
+
+  holds(id: string): boolean {
+    return this.#held.has(id) && !this.#leaving.has(id) && this.may_act();
+  }
+
+  claim(id: string, takes_over: boolean): Promise<void> {
+    if (this.holds(id)) return Promise.resolve();
+    const under_way = this.#pending.get(id);
+    if (under_way !== undefined) return under_way.done.promise;
+    const done = Promise.withResolvers<void>();
+    const ends_ms = this.now_ms() + claim_timeout_ms;
+    const pending = { id, takes_over, done, ends_ms, void_to: 0 };
+    this.#pending.set(id, pending);
+    this.#enqueue(pending);
+    return done.promise;
+  }
+
+  release(id: string): void {
+    const grant = this.#held.get(id);
+    if (grant === undefined) return;
+    this.#held.delete(id);
+    this.#unannounced.delete(id);
+    const registrar = this.#rendezvous.registrar_of(id);
+    const released = this.#released.get(registrar);
+    if (released !== undefined) return void released.push([id, grant]);
+    this.#released.set(registrar, [[id, grant]]);
+    setTimeout(() => this.#tell_released(registrar), retry_ms);
+  }
+
+  /** A new view: says what this node holds, to everyone, before it takes anything in it. */
+  set_view(view: View): void {
+    const before = this.#view;
+    const rendezvous_before = this.#rendezvous;
+    this.#view = view;
+    this.#rendezvous = new Rendezvous(view.members.keys());
+    for (const id of this.#held.keys()) {
+      const registrar = this.#rendezvous.registrar_of(id);
+      const is_same = registrar === rendezvous_before.registrar_of(id) &&
+        before.members.get(registrar)?.run === view.members.get(registrar)?.run;
+      if (!is_same) this.#unannounced.add(id);
+    }
+    for (const node_id of view.members.keys()) void this.#announce(node_id, view.number);
+    for (const queue of this.#queues.values()) {
+      for (const pending of queue.splice(0)) this.#enqueue(pending);
+    }
+    for (const pending of this.#pending.values()) pending.void_to = 0;
+  }
+
+  /** Forgets what it held: others may own it. */
+  fence(): void {
+    this.#held.clear();
+    this.#unannounced.clear();
+    this.holder.fence();
+  }
+
+  /** The registrar takes a session away, for another node. */
+  async hand_over({ view, id, grant, takes_over }: HandOver): Promise<"done" | "in_use" | "again"> {
+    if (view !== this.#view.number) return "again";
+    const pending = this.#pending.get(id);
+    if (pending !== undefined) pending.void_to = Math.max(pending.void_to, grant);
+    if (!this.#held.has(id)) return "done";
+    if (this.#leaving.has(id)) return "again";
+    this.#leaving.add(id);
+    try {
+      if (!await this.holder.hand_over(id, takes_over)) return "in_use";
+      this.#held.delete(id);
+      this.#unannounced.delete(id);
+      return "done";
+    } finally {
+      this.#leaving.delete(id);
+    }
+  }
+
+  #enqueue(pending: Pending): void {
+    if (this.now_ms() > pending.ends_ms) {
+      this.#pending.delete(pending.id);
+      const why = "The cluster cannot say who owns the session";
+      pending.done.reject(new Refusal(codes.server_busy, why, 1000));
+      return;
+    }
+    const registrar = this.#rendezvous.registrar_of(pending.id);
+    const queue = this.#queues.get(registrar);
+    if (queue === undefined) this.#queues.set(registrar, [pending]);
+    else queue.push(pending);
+    if (this.#asking.has(registrar)) return;
+    this.#asking.add(registrar);
+    // What comes in the same turn goes with it.
+    queueMicrotask(() => void this.#ask(registrar));
+  }
+
+  /** Asks a registrar for what waits, a batch at a time. */
+  async #ask(registrar: string): Promise<void> {
+    for (;;) {
+      const queue = this.#queues.get(registrar);
+      if (queue === undefined || queue.length === 0) break;
+      const batch = queue.splice(0, batch_ids);
+      const view = this.#view.number;
+      let granted: readonly Granted[] = [];
+      if (this.may_act() && registrar !== "") {
+        try {
+          const claims = batch.map(({ id, takes_over }) => [id, takes_over] as const);
+          granted = await this.registrars.claim(registrar, view, claims);
+        } catch {
+          // Nothing is granted: the registrar may be gone.
+        }
+      }
+      const again = batch.filter((pending, index) => !this.#settle(pending, granted[index], view));
+      if (again.length > 0) {
+        await new Promise((resolve) => setTimeout(resolve, retry_ms));
+        for (const pending of again) this.#enqueue(pending);
+      }
+    }
+    this.#queues.delete(registrar);
+    this.#asking.delete(registrar);
+  }
+
+  /** False = it is to be asked for again. */
+  #settle(pending: Pending, granted: Granted | undefined, view: number): boolean {
+    if (granted === undefined || granted.kind === "again") return false;
+    if (granted.kind === "in_use") {
+      this.#pending.delete(pending.id);
+      pending.done.reject(new Refusal(codes.session_in_use));
+      return true;
+    }
+    if (view !== this.#view.number || granted.grant <= pending.void_to || !this.may_act()) {
+      return false;
+    }
+    this.#pending.delete(pending.id);
+    this.#held.set(pending.id, granted.grant);
+    pending.done.resolve();
+    return true;
+  }
+
+  async #announce(node_id: string, view: number): Promise<void> {
+    const is_current = () => view === this.#view.number;
+    while (is_current()) {
+      const ids = [...this.#unannounced].filter((id) =>
+        this.#rendezvous.registrar_of(id) === node_id
+      );
+      try {
+        let is_taken = true;
+        for (let at = 0; is_taken && (at === 0 || at < ids.length); at += batch_ids) {
+          const part = ids.slice(at, at + batch_ids);
+          const is_last = at + batch_ids >= ids.length;
+          is_taken = await this.registrars.announce(node_id, view, part, is_last);
+        }
+        if (is_taken && is_current()) {
+          for (const id of ids) this.#unannounced.delete(id);
+          return;
+        }
+      } catch {
+        // It may be gone, or does not know of the view yet.
+      }
+      await new Promise((resolve) => setTimeout(resolve, retry_ms));
+    }
+  }
+
+  async #tell_released(registrar: string): Promise<void> {
+    const released = this.#released.get(registrar) ?? [];
+    this.#released.delete(registrar);
+    try {
+      await this.registrars.release(registrar, released);
+    } catch {
+      // Then the registrar asks for it to be handed over, some day.
+    }
+  }
+}

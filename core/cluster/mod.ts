@@ -1,0 +1,99 @@
+/**
+ * What nodes of a cluster know of each other. A view is who is a member, with a number that grows:
+ * two nodes that have the same number have the same members. A session has one owner, named by the
+ * registrar of its id in the view; a node alone owns every session and needs none of this.
+ */
+
+/** What a node says of itself. */
+export interface Member {
+  readonly node_id: string;
+  /** One run of the node: another one is another member. */
+  readonly run: string;
+  readonly version: string;
+  /** "" = it is not said. */
+  readonly zone: string;
+  /** host:port of gRPC. */
+  readonly peer: string;
+  /** host:port that devices may be sent to. */
+  readonly mqtt: string;
+  readonly device: string;
+  readonly connections: number;
+  readonly sessions: number;
+  /** It takes no devices any more. */
+  readonly draining: boolean;
+}
+
+export interface View {
+  /** 0 = nothing is known yet. */
+  readonly number: number;
+  readonly members: ReadonlyMap<string, Member>;
+}
+
+export const no_view: View = { number: 0, members: new Map() };
+
+/** Who owns sessions, asked by whoever lets devices in. */
+export interface Ownership {
+  /** Whether this node owns the session now: from one moment to the next it may not. */
+  holds(id: string): boolean;
+  /**
+   * Makes this node the owner; whichever had it has written it down and forgotten it.
+   * @param takes_over also from a device that is connected
+   * @throws Refusal: session_in_use, server_busy
+   */
+  claim(id: string, takes_over: boolean): Promise<void>;
+  /** The session has ended. */
+  release(id: string): void;
+}
+
+/** What a node does for those who own its sessions after it. */
+export interface SessionHolder {
+  /**
+   * Ends the session's connection, writes it down and forgets it; false = it is connected, and was
+   * not to be taken over.
+   */
+  hand_over(id: string, takes_over: boolean): Promise<boolean>;
+  /** Others may own the sessions of this node by now: ends all connections, writes nothing. */
+  fence(): void;
+}
+
+/** FNV-1a over UTF-16 units. */
+function hash_of(text: string): number {
+  let value = 0x811c9dc5;
+  for (let index = 0; index < text.length; index++) {
+    value = Math.imul(value ^ text.charCodeAt(index), 0x01000193);
+  }
+  return value >>> 0;
+}
+
+/** The finalizer of MurmurHash3: every bit of the input moves every bit of the result. */
+function mix(value: number): number {
+  value = Math.imul(value ^ value >>> 16, 0x85ebca6b);
+  value = Math.imul(value ^ value >>> 13, 0xc2b2ae35);
+  return (value ^ value >>> 16) >>> 0;
+}
+
+/**
+ * Names the registrar of an id by rendezvous hashing: when a node comes or goes, only the ids that
+ * are its own move.
+ */
+export class Rendezvous {
+  readonly #nodes: readonly { readonly node_id: string; readonly hash: number }[];
+
+  constructor(node_ids: Iterable<string>) {
+    this.#nodes = [...node_ids].sort().map((node_id) => ({ node_id, hash: hash_of(node_id) }));
+  }
+
+  /** "" = there are no nodes. */
+  registrar_of(id: string): string {
+    const hash = hash_of(id);
+    let best = "";
+    let best_weight = -1;
+    for (const node of this.#nodes) {
+      const weight = mix(hash ^ Math.imul(node.hash, 0x9e3779b1));
+      if (weight <= best_weight) continue;
+      best = node.node_id;
+      best_weight = weight;
+    }
+    return best;
+  }
+}

@@ -1,0 +1,188 @@
+/** A node's part in the ownership of sessions, put together: registrar, owner, and both's wires. */
+import type { Etcd3 } from "etcd3";
+import { codes, Refusal } from "../codes.ts";
+import { format_address } from "../config.ts";
+import type { Config } from "../config.ts";
+import type { Log } from "../log.ts";
+import { etcd_client, Membership } from "./etcd.ts";
+import { Status } from "./health.ts";
+import { Holdings } from "./holdings.ts";
+import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
+import { type Handlers, Peers, PeerServer, type PeerTls } from "./peer.ts";
+import { Registry } from "./registry.ts";
+
+export interface NodeOptions {
+  readonly config: Config;
+  readonly log: Log;
+  readonly holder: SessionHolder;
+  /** What changes of what the node says of itself. */
+  readonly describe: () => Omit<Member, "node_id" | "run" | "zone" | "peer">;
+  readonly on_drain: () => void;
+}
+
+/** How often a node says how much it holds, if it is not the same. */
+const update_ms = 1000;
+
+/** A node among others. */
+export class ClusterNode {
+  readonly ownership: Ownership;
+  readonly #holdings: Holdings;
+  readonly #registry: Registry;
+  readonly #peers: Peers;
+  readonly #server: PeerServer;
+  readonly #joined = Promise.withResolvers<void>();
+  #membership: Membership | undefined;
+  #run = crypto.randomUUID();
+  #peer = "";
+  #said = "";
+  #timer: ReturnType<typeof setInterval> | undefined;
+
+  private constructor(
+    readonly options: NodeOptions,
+    readonly etcd: Etcd3,
+    /** The same on all nodes, and known to nobody else. */
+    readonly secret: Uint8Array,
+    tls: PeerTls | undefined,
+  ) {
+    const { node_id } = options.config;
+    const handlers = this.#handlers();
+    this.#peers = new Peers(node_id, handlers, tls, (member) => this.#on_dead(member));
+    this.#registry = new Registry(node_id, this.#peers.ask_owner, Date.now() * 1000);
+    const now_ms = () => performance.now();
+    this.#holdings = new Holdings(this.#peers, options.holder, () => this.#may_act(), now_ms);
+    this.#server = new PeerServer(handlers);
+    this.ownership = this.#holdings;
+  }
+
+  /** Becomes a member; answers when this node is one. */
+  static async open(options: NodeOptions): Promise<ClusterNode> {
+    const { config, log } = options;
+    const etcd = etcd_client(config.etcd);
+    const tls = await tls_of(config);
+    const node = new ClusterNode(options, etcd, await shared_secret(etcd), tls);
+    const port = await node.#server.listen(config.peer, tls);
+    node.#peer = format_address({ ...config.peer, port });
+    const events = {
+      on_view: (view: View) => node.#on_view(view),
+      on_fenced: () => {
+        node.#run = crypto.randomUUID();
+        node.#holdings.fence();
+      },
+    };
+    node.#membership = await Membership.join(etcd, () => node.#self(), events, log);
+    await node.#joined.promise;
+    node.#timer = setInterval(() => node.#update().catch(() => node.#said = ""), update_ms);
+    return node;
+  }
+
+  get view(): View {
+    return this.#membership!.view;
+  }
+
+  /** Where other nodes take devices, the emptiest first. */
+  places(): readonly Member[] {
+    return [...this.view.members.values()]
+      .filter(({ node_id, draining }) => node_id !== this.options.config.node_id && !draining)
+      .sort((a, b) => a.connections - b.connections);
+  }
+
+  /** Sessions held, sessions whose owner this node names, and how often it has fenced itself. */
+  counts(): { readonly held: number; readonly registered: number; readonly fenced: number } {
+    const held = this.#holdings.size;
+    return { held, registered: this.#registry.size, fenced: this.#membership!.fenced };
+  }
+
+  /** @throws Refusal(not_found) */
+  async drain(node_id: string): Promise<void> {
+    if (!this.view.members.has(node_id)) {
+      throw new Refusal(codes.not_found, `There is no node ${node_id}`);
+    }
+    await this.#peers.drain(node_id);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#membership?.leave();
+    this.#peers.close();
+    this.#server.close();
+    this.etcd.close();
+  }
+
+  #may_act(): boolean {
+    return this.#membership?.may_act() ?? false;
+  }
+
+  #self(): Member {
+    const { config, describe } = this.options;
+    const { node_id, zone } = config;
+    return { node_id, run: this.#run, zone, peer: this.#peer, ...describe() };
+  }
+
+  #on_view(view: View): void {
+    this.#peers.set_view(view);
+    this.#registry.set_view(view);
+    this.#holdings.set_view(view);
+    const is_member = view.members.get(this.options.config.node_id)?.run === this.#run;
+    if (is_member) this.#joined.resolve();
+  }
+
+  #on_dead(member: Member): void {
+    const { log } = this.options;
+    log.warn("a node has died", { node: member.node_id });
+    this.#membership?.remove(member).catch((error) => {
+      log.error("cannot take a dead node away", { node: member.node_id, error: String(error) });
+    });
+  }
+
+  #handlers(): Handlers {
+    return {
+      Claim: async ({ node_id, view, claims }) => {
+        if (!this.#may_act()) throw new Error("this node is no member");
+        const granted = claims.map(([id, takes_over]) => {
+          return this.#registry.claim(view, node_id, id, takes_over);
+        });
+        return { granted: await Promise.all(granted) };
+      },
+      Announce: ({ node_id, view, ids, last }) => {
+        return { taken: this.#registry.announce(view, node_id, ids, last) };
+      },
+      Release: ({ node_id, released }) => {
+        for (const [id, grant] of released) this.#registry.release(node_id, id, grant);
+        return {};
+      },
+      HandOver: async (request) => ({ answer: await this.#holdings.hand_over(request) }),
+      Drain: async () => {
+        this.options.on_drain();
+        this.#server.health.set(Status.not_serving);
+        await this.#update();
+        return {};
+      },
+    };
+  }
+
+  async #update(): Promise<void> {
+    const text = JSON.stringify(this.#self());
+    if (text === this.#said) return;
+    this.#said = text;
+    await this.#membership?.update();
+  }
+}
+
+const secret_key = "longwire/secret";
+
+/** Made by whichever node is first. */
+async function shared_secret(etcd: Etcd3): Promise<Uint8Array> {
+  const fresh = crypto.getRandomValues(new Uint8Array(32)).toBase64();
+  await etcd.if(secret_key, "Create", "==", 0).then(etcd.put(secret_key).value(fresh)).commit();
+  const text = await etcd.get(secret_key).string();
+  if (text === null) throw new Error("Cannot read longwire/secret from etcd");
+  return Uint8Array.fromBase64(text);
+}
+
+async function tls_of(config: Config): Promise<PeerTls | undefined> {
+  if (config.peer_cert === "") return undefined;
+  const [cert, key, ca] = await Promise.all(
+    [config.peer_cert, config.peer_key, config.peer_ca].map((path) => Deno.readFile(path)),
+  );
+  return { cert: cert!, key: key!, ca: ca! };
+}

@@ -1,0 +1,290 @@
+/**
+ * How nodes speak to each other: gRPC with JSON messages between runs of one program, and
+ * grpc.health.v1.Health, which each node serves and watches on every other. A process that has
+ * ended is known when its connection breaks and its port refuses another; a host that says
+ * nothing is left to its lease.
+ */
+import * as grpc from "@grpc/grpc-js";
+import type { Address } from "../config.ts";
+import { format_address } from "../config.ts";
+import { Health, health_service } from "./health.ts";
+import type { Registrars } from "./holdings.ts";
+import type { Member, View } from "./mod.ts";
+import type { AskOwner, Granted, HandOver } from "./registry.ts";
+
+/** Certificate files of a node, PEM. */
+export interface PeerTls {
+  readonly cert: Uint8Array;
+  readonly key: Uint8Array;
+  readonly ca: Uint8Array;
+}
+
+const call_timeout_ms = 3000;
+const announce_timeout_ms = 1000;
+const probe_timeout_ms = 300;
+const watch_retry_ms = 100;
+
+interface Messages {
+  Claim: [
+    { node_id: string; view: number; claims: readonly (readonly [string, boolean])[] },
+    { granted: readonly Granted[] },
+  ];
+  Announce: [
+    { node_id: string; view: number; ids: readonly string[]; last: boolean },
+    { taken: boolean },
+  ];
+  Release: [{ node_id: string; released: readonly (readonly [string, number])[] }, unknown];
+  HandOver: [HandOver, { answer: "done" | "in_use" | "again" }];
+  Drain: [unknown, unknown];
+}
+
+type Method = keyof Messages;
+
+/** What a node answers to its peers. */
+export type Handlers = {
+  readonly [M in Method]: (request: Messages[M][0]) => Messages[M][1] | Promise<Messages[M][1]>;
+};
+
+const methods: readonly Method[] = ["Claim", "Announce", "Release", "HandOver", "Drain"];
+const to_bytes = (value: unknown): Buffer => Buffer.from(JSON.stringify(value ?? {}));
+const from_bytes = (bytes: Uint8Array): unknown => JSON.parse(new TextDecoder().decode(bytes));
+
+function path_of(method: Method): string {
+  return `/longwire.cluster.v1.Sessions/${method}`;
+}
+
+const definition = Object.fromEntries(methods.map((method) => [method, {
+  path: path_of(method),
+  requestStream: false,
+  responseStream: false,
+  requestSerialize: to_bytes,
+  requestDeserialize: from_bytes,
+  responseSerialize: to_bytes,
+  responseDeserialize: from_bytes,
+}])) as unknown as grpc.ServiceDefinition;
+
+/** A dead peer is known within this, and its half. */
+const keepalive = {
+  "grpc.keepalive_time_ms": 500,
+  "grpc.keepalive_timeout_ms": 500,
+  "grpc.keepalive_permit_without_calls": 1,
+};
+
+export class PeerServer {
+  readonly #server = new grpc.Server({
+    ...keepalive,
+    "grpc.max_receive_message_length": 16 << 20,
+  });
+  readonly health = new Health();
+
+  constructor(readonly handlers: Handlers) {
+    const answers = Object.fromEntries(methods.map((method) => [
+      method,
+      (call: grpc.ServerUnaryCall<unknown, unknown>, done: grpc.sendUnaryData<unknown>) => {
+        const answer = async () => await this.handlers[method](call.request as never);
+        answer().then((value) => done(null, value), (error) =>
+          done({
+            code: grpc.status.UNAVAILABLE,
+            details: String(error),
+          }));
+      },
+    ]));
+    this.#server.addService(definition, answers);
+    this.health.add_to(this.#server);
+  }
+
+  /** Answers the port. */
+  listen(address: Address, tls: PeerTls | undefined): Promise<number> {
+    const credentials = tls === undefined
+      ? grpc.ServerCredentials.createInsecure()
+      : grpc.ServerCredentials.createSsl(Buffer.from(tls.ca), [{
+        private_key: Buffer.from(tls.key),
+        cert_chain: Buffer.from(tls.cert),
+      }], true);
+    return new Promise((resolve, reject) => {
+      this.#server.bindAsync(format_address(address), credentials, (error, port) => {
+        if (error === null) resolve(port);
+        else reject(new Error(`Cannot bind peer ${format_address(address)}: ${error.message}`));
+      });
+    });
+  }
+
+  close(): void {
+    this.#server.forceShutdown();
+  }
+}
+
+/** One other node. */
+class Peer {
+  readonly #client: grpc.Client;
+  #watch: grpc.ClientReadableStream<unknown> | undefined;
+  #closed = false;
+
+  constructor(
+    readonly member: Member,
+    credentials: grpc.ChannelCredentials,
+    readonly on_dead: (member: Member) => void,
+  ) {
+    this.#client = new grpc.Client(member.peer, credentials, {
+      ...keepalive,
+      "grpc.initial_reconnect_backoff_ms": 50,
+      "grpc.min_reconnect_backoff_ms": 50,
+      "grpc.max_reconnect_backoff_ms": 500,
+      "grpc.max_receive_message_length": 16 << 20,
+    });
+    this.#begin_watch();
+  }
+
+  call<M extends Method>(
+    method: M,
+    request: Messages[M][0],
+    timeout_ms: number,
+  ): Promise<Messages[M][1]> {
+    return new Promise((resolve, reject) => {
+      const options = { deadline: Date.now() + timeout_ms };
+      this.#client.makeUnaryRequest(
+        path_of(method),
+        to_bytes,
+        from_bytes,
+        request,
+        new grpc.Metadata(),
+        options,
+        (error, answer) => error === null ? resolve(answer as Messages[M][1]) : reject(error),
+      );
+    });
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#watch?.cancel();
+    this.#client.close();
+  }
+
+  #begin_watch(): void {
+    const { path, requestSerialize, responseDeserialize } = health_service.Watch;
+    const watch = this.#client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      { service: "" },
+      new grpc.Metadata({ waitForReady: true }),
+    );
+    this.#watch = watch;
+    watch.on("data", () => {});
+    watch.on("error", () => void this.#broken());
+    watch.on("end", () => {});
+  }
+
+  /** The stream has ended: is there still a process that listens? */
+  async #broken(): Promise<void> {
+    if (this.#closed) return;
+    if (await refuses(this.member.peer)) {
+      if (!this.#closed) this.on_dead(this.member);
+    }
+    setTimeout(() => {
+      if (!this.#closed) this.#begin_watch();
+    }, watch_retry_ms);
+  }
+}
+
+/** Whether nobody listens there: a host that does not answer does not say so. */
+async function refuses(place: string): Promise<boolean> {
+  const colon = place.lastIndexOf(":");
+  const hostname = place.slice(0, colon).replace(/^\[|\]$/g, "");
+  const signal = AbortSignal.timeout(probe_timeout_ms);
+  try {
+    const connection = await Deno.connect({
+      hostname,
+      port: Number(place.slice(colon + 1)),
+      signal,
+    });
+    connection.close();
+    return false;
+  } catch (error) {
+    return error instanceof Deno.errors.ConnectionRefused;
+  }
+}
+
+/** The other members, and this node itself, which is spoken to without a wire. */
+export class Peers implements Registrars {
+  readonly #peers = new Map<string, Peer>();
+  readonly #credentials: grpc.ChannelCredentials;
+
+  constructor(
+    readonly node_id: string,
+    readonly own: Handlers,
+    tls: PeerTls | undefined,
+    readonly on_dead: (member: Member) => void,
+  ) {
+    this.#credentials = tls === undefined
+      ? grpc.credentials.createInsecure()
+      : grpc.credentials.createSsl(
+        Buffer.from(tls.ca),
+        Buffer.from(tls.key),
+        Buffer.from(tls.cert),
+      );
+  }
+
+  set_view({ members }: View): void {
+    for (const [node_id, peer] of this.#peers) {
+      if (members.get(node_id)?.run === peer.member.run) continue;
+      peer.close();
+      this.#peers.delete(node_id);
+    }
+    for (const member of members.values()) {
+      if (member.node_id === this.node_id || this.#peers.has(member.node_id)) continue;
+      this.#peers.set(member.node_id, new Peer(member, this.#credentials, this.on_dead));
+    }
+  }
+
+  async claim(
+    node_id: string,
+    view: number,
+    claims: readonly (readonly [string, boolean])[],
+  ): Promise<readonly Granted[]> {
+    const request = { node_id: this.node_id, view, claims };
+    return (await this.#call(node_id, "Claim", request, call_timeout_ms)).granted;
+  }
+
+  async announce(
+    node_id: string,
+    view: number,
+    ids: readonly string[],
+    last: boolean,
+  ): Promise<boolean> {
+    const request = { node_id: this.node_id, view, ids, last };
+    return (await this.#call(node_id, "Announce", request, announce_timeout_ms)).taken;
+  }
+
+  async release(
+    node_id: string,
+    released: readonly (readonly [string, number])[],
+  ): Promise<void> {
+    await this.#call(node_id, "Release", { node_id: this.node_id, released }, call_timeout_ms);
+  }
+
+  readonly ask_owner: AskOwner = async (node_id, request) => {
+    return (await this.#call(node_id, "HandOver", request, call_timeout_ms)).answer;
+  };
+
+  async drain(node_id: string): Promise<void> {
+    await this.#call(node_id, "Drain", {}, call_timeout_ms);
+  }
+
+  close(): void {
+    for (const peer of this.#peers.values()) peer.close();
+    this.#peers.clear();
+  }
+
+  async #call<M extends Method>(
+    node_id: string,
+    method: M,
+    request: Messages[M][0],
+    timeout_ms: number,
+  ): Promise<Messages[M][1]> {
+    if (node_id === this.node_id) return await this.own[method](request);
+    const peer = this.#peers.get(node_id);
+    if (peer === undefined) throw new Error(`There is no node ${node_id}`);
+    return await peer.call(method, request, timeout_ms);
+  }
+}

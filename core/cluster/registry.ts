@@ -1,0 +1,116 @@
+/**
+ * The registrar's half of ownership: which node owns each of the ids that are this node's to name.
+ * Invariant: in a view nobody is granted anything before every member has said what it holds, and
+ * what was granted in an earlier view counts only if its owner has said so since. So an id never
+ * has two owners, as long as a node that is no member any more acts as none: it fences itself
+ * before its lease ends (etcd.ts).
+ */
+import { no_view, Rendezvous, type View } from "./mod.ts";
+
+/** What a registrar answers to a claim. */
+export type Granted =
+  | { readonly kind: "granted"; readonly grant: number }
+  /** The owner's device is connected, and was not to be taken over. */
+  | { readonly kind: "in_use" }
+  /** Ask again: in another view, or when the owner has answered. */
+  | { readonly kind: "again" };
+
+interface Owner {
+  readonly node_id: string;
+  readonly grant: number;
+}
+
+/** What a registrar asks an owner. */
+export interface HandOver {
+  readonly view: number;
+  readonly id: string;
+  /** Grants up to this one are void. */
+  readonly grant: number;
+  readonly takes_over: boolean;
+}
+
+/** "done": it does not own the session any more. Throws where it cannot be reached. */
+export type AskOwner = (node_id: string, request: HandOver) => Promise<"done" | "in_use" | "again">;
+
+export class Registry {
+  #view: View = no_view;
+  #rendezvous = new Rendezvous([]);
+  readonly #owners = new Map<string, Owner>();
+  /** Members that have said what they hold, in this view. */
+  readonly #announced = new Set<string>();
+  #complete = Promise.withResolvers<void>();
+  /** Claims of an id are looked at one after the other. */
+  readonly #turns = new Map<string, Promise<Granted>>();
+  #grant: number;
+
+  /** @param first_grant greater than any that an earlier run of this node has used */
+  constructor(readonly node_id: string, readonly ask_owner: AskOwner, first_grant: number) {
+    this.#grant = first_grant;
+  }
+
+  get size(): number {
+    return this.#owners.size;
+  }
+
+  set_view(view: View): void {
+    const before = this.#view;
+    this.#view = view;
+    this.#rendezvous = new Rendezvous(view.members.keys());
+    for (const [id, { node_id }] of this.#owners) {
+      const run = view.members.get(node_id)?.run;
+      const is_there = run !== undefined && run === before.members.get(node_id)?.run;
+      if (is_there && this.#rendezvous.registrar_of(id) === this.node_id) continue;
+      this.#owners.delete(id);
+    }
+    this.#announced.clear();
+    this.#complete.resolve(); // whoever waited sees that it is another view
+    this.#complete = Promise.withResolvers<void>();
+  }
+
+  /** A member says what it holds of what this node names owners of. `is_last`: that was all. */
+  announce(view: number, node_id: string, ids: readonly string[], is_last: boolean): boolean {
+    if (view !== this.#view.number) return false;
+    for (const id of ids) this.#owners.set(id, { node_id, grant: ++this.#grant });
+    if (is_last) this.#announced.add(node_id);
+    if (this.#announced.size === this.#view.members.size) this.#complete.resolve();
+    return true;
+  }
+
+  claim(view: number, node_id: string, id: string, takes_over: boolean): Promise<Granted> {
+    const before = this.#turns.get(id);
+    const turn = (before ?? Promise.resolve()).then(
+      () => this.#claim(view, node_id, id, takes_over),
+    );
+    this.#turns.set(id, turn);
+    return turn.finally(() => {
+      if (this.#turns.get(id) === turn) this.#turns.delete(id);
+    });
+  }
+
+  /** The owner has no such session any more; a later grant of the same node is not meant. */
+  release(node_id: string, id: string, grant: number): void {
+    const owner = this.#owners.get(id);
+    if (owner?.node_id === node_id && owner.grant === grant) this.#owners.delete(id);
+  }
+
+  async #claim(view: number, node_id: string, id: string, takes_over: boolean): Promise<Granted> {
+    if (view !== this.#view.number) return { kind: "again" };
+    if (this.#announced.size < this.#view.members.size) await this.#complete.promise;
+    if (view !== this.#view.number) return { kind: "again" };
+    const owner = this.#owners.get(id);
+    if (owner !== undefined && owner.node_id !== node_id) {
+      let answer: "done" | "in_use" | "again";
+      try {
+        const request = { view, id, grant: owner.grant, takes_over };
+        answer = await this.ask_owner(owner.node_id, request);
+      } catch {
+        answer = "again"; // it may be gone: then the next view says so
+      }
+      if (answer === "in_use") return { kind: "in_use" };
+      if (answer === "again" || view !== this.#view.number) return { kind: "again" };
+    }
+    const grant = ++this.#grant;
+    this.#owners.set(id, { node_id, grant });
+    return { kind: "granted", grant };
+  }
+}
