@@ -49,8 +49,8 @@ async function begin_to_join(config: Config, log: Log): Promise<Joining | undefi
 async function open_store(config: Config): Promise<Store> {
   if (config.data === "memory") return new MemoryStore();
   try {
-    const { synchronous, retention } = config;
-    return await SqliteStore.open(config.data, { synchronous, retention });
+    const { synchronous, retention, data_bytes_max: database_bytes_max } = config;
+    return await SqliteStore.open(config.data, { synchronous, retention, database_bytes_max });
   } catch (error) {
     throw startup.store_problem(config.data, error);
   }

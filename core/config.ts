@@ -8,6 +8,7 @@ import type { LogLevel } from "./log.ts";
 import { type Network, parse_network } from "./network.ts";
 import { template_problem } from "./permission.ts";
 import { parse_retention, retention_form } from "./retention.ts";
+import { size_bytes } from "./size.ts";
 import type { RetentionRule } from "./store/mod.ts";
 
 /** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
@@ -44,6 +45,8 @@ export interface Config {
   /** Directory of the store; "memory" = nothing is kept. */
   readonly data: string;
   readonly synchronous: "full" | "normal";
+  /** Largest size of the database; 0 = as large as the disk. */
+  readonly data_bytes_max: number;
   /** The first rule that matches a topic; a topic that none matches is kept for ever. */
   readonly retention: readonly RetentionRule[];
   readonly backend: "auto" | "epoll" | "uring" | "kqueue";
@@ -225,6 +228,18 @@ const keys_url: Type<string> = {
   },
 };
 
+/** Smaller ones hold next to nothing beyond their own schema. */
+const data_bytes_min = 1e6;
+
+const data_size: Type<number> = {
+  form: "0 or a size, such as 20GB",
+  parse: (text) => {
+    const bytes = size_bytes(text);
+    if (bytes === 0 || bytes !== undefined && bytes >= data_bytes_min) return { value: bytes };
+    return { problem: "it must be 0 or a size of at least 1MB, such as 500MB, 20GB or 64GiB" };
+  },
+};
+
 const retention_rules: Type<readonly RetentionRule[]> = {
   form: retention_form,
   parse: (text) => {
@@ -373,6 +388,12 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: choice("full", "normal"),
     fallback: "full",
     help: "what an acknowledged message survives: full, a power cut; normal, a killed process",
+  },
+  data_bytes_max: {
+    type: data_size,
+    fallback: "0",
+    help: "largest size of the database, beyond which QoS 1 and 2 are refused with 507; " +
+      "0 is as large as the disk",
   },
   retention: {
     type: retention_rules,

@@ -26,6 +26,7 @@ export class Follower implements Tap {
   dropped = 0;
   #after: number;
   #live = false;
+  /** A page is being read or written. */
   #reading = false;
   #closed = false;
 
@@ -87,7 +88,6 @@ export class Follower implements Tap {
       if (page instanceof Promise) {
         this.#reading = true;
         page.then((read) => {
-          this.#reading = false;
           this.#write(read);
           this.#catch_up();
         }).catch((error) => this.#fail(error));
@@ -100,12 +100,14 @@ export class Follower implements Tap {
   #write(page: Page): void {
     if (this.#closed) return;
     const { dispatched } = this.router;
+    this.#reading = true; // a sink may ask for more in the middle of what it is given
     if (page.gap) this.sink.gap(this.#after, page.messages[0]?.offset ?? page.next + 1);
     for (const message of page.messages) {
       if (message.offset > dispatched) break; // stored, but it is still to be heard
       this.sink.write(message, message.offset);
     }
     this.#after = Math.min(page.next, dispatched);
+    this.#reading = false;
   }
 
   #fail(error: unknown): void {

@@ -3,6 +3,7 @@
  * other with semicolons between them; `audit/#:forever` bounds nothing. Pure.
  */
 import { duration_ms } from "./duration.ts";
+import { size_bytes } from "./size.ts";
 import type { RetentionRule } from "./store/mod.ts";
 import { filter_problem, is_shared } from "./topic_tree.ts";
 
@@ -13,27 +14,6 @@ const rules_max = 64;
 
 /** A filter may hold `;` and `:` itself, so a rule ends behind the first bounds that it can. */
 const rule_text = /(.+?):(forever|(?:age|count|bytes)=[^;,]*(?:,[a-z]+=[^;,]*)*)\s*(?:;\s*|$)/sy;
-
-const size_units: Readonly<Record<string, number>> = {
-  B: 1,
-  kB: 1e3,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  TB: 1e12,
-  KiB: 2 ** 10,
-  MiB: 2 ** 20,
-  GiB: 2 ** 30,
-  TiB: 2 ** 40,
-};
-
-/** "1GB", "64MiB", "1000" -> bytes; undefined = the text is no size of at least one byte. */
-function size_bytes(text: string): number | undefined {
-  const match = /^(\d{1,12}(?:\.\d{1,3})?)([A-Za-z]{1,3})?$/.exec(text);
-  const unit = size_units[match?.[2] ?? "B"];
-  if (match === null || unit === undefined) return undefined;
-  return positive(Math.round(Number(match[1]) * unit));
-}
 
 function positive(value: number | undefined): number | undefined {
   return value !== undefined && value >= 1 && Number.isSafeInteger(value) ? value : undefined;
@@ -49,7 +29,7 @@ const bounds: Readonly<
 
 function parse_bound(name: string, text: string): number | undefined {
   if (name === "age") return positive(duration_ms(text));
-  if (name === "bytes") return size_bytes(text);
+  if (name === "bytes") return positive(size_bytes(text));
   return positive(/^\d{1,15}$/.test(text) ? Number(text) : undefined);
 }
 

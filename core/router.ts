@@ -35,6 +35,15 @@ interface Segment {
   readonly publishes: Pending[];
 }
 
+/** How many publishes of a segment have been answered, and how many of these are stored. */
+interface Settled {
+  count: number;
+  stored: number;
+}
+
+/** Answers and deliveries of one commit that go out before everything else has a turn. */
+const slice_ms = 4;
+
 /** What the store said of a segment; an offset of 0 belongs to one without stored messages. */
 type Outcome = Appended | { readonly error: unknown };
 
@@ -217,8 +226,18 @@ export class Router {
     before: Promise<void> | null,
   ): Promise<void> {
     await before;
+    let until_ms = performance.now() + slice_ms;
     for (let index = 0; index < segments.length; index++) {
-      this.#settle(segments[index], await outcomes[index]);
+      const outcome = await outcomes[index];
+      const segment = segments[index];
+      const settled = { count: 0, stored: 0 };
+      for (;;) {
+        this.#settle(segment, outcome, settled, until_ms);
+        if (settled.count === segment.publishes.length) break;
+        this.end_turn();
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        until_ms = performance.now() + slice_ms;
+      }
     }
     this.end_turn();
   }
@@ -248,11 +267,21 @@ export class Router {
     }
   }
 
-  #settle({ publishes }: Segment, outcome: Outcome): void {
-    if ("error" in outcome) return this.#fail(publishes, outcome.error);
+  /** Answers the publishes of a segment from where it stands, until time is over. */
+  #settle(
+    { publishes }: Segment,
+    outcome: Outcome,
+    settled: Settled = { count: 0, stored: 0 },
+    until_ms = Infinity,
+  ): void {
+    if ("error" in outcome) {
+      settled.count = publishes.length;
+      return this.#fail(publishes, outcome.error);
+    }
     const { offset, duplicate } = outcome;
-    let stored = 0;
-    for (const { message, refusal, origin, token, from } of publishes) {
+    while (settled.count < publishes.length) {
+      if (settled.count % 32 === 31 && performance.now() >= until_ms) return;
+      const { message, refusal, origin, token, from } = publishes[settled.count++];
       origin.appends_pending--;
       if (refusal !== null) {
         this.#refuse(origin, token, refusal.code, refusal.message);
@@ -263,8 +292,9 @@ export class Router {
         origin.published(token, 0, this.#pass(message, from), duplicate);
         continue;
       }
+      const { stored } = settled;
       const place = typeof offset === "number" ? offset + stored : offset[stored];
-      stored++;
+      settled.stored++;
       origin.published(token, place, this.#audience(message, place, from, duplicate), duplicate);
     }
   }

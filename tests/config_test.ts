@@ -29,6 +29,7 @@ const defaults: Config = {
   connections_per_source: 0,
   data: "./data",
   synchronous: "full",
+  data_bytes_max: 0,
   retention: [{ filter: "#", age_ms: 7 * 86_400_000, count: 0, bytes: 0 }],
   backend: "auto",
   io_threads: "auto",
@@ -110,6 +111,8 @@ Deno.test("every setting can be written in all its forms", () => {
     [["--data", "memory"], { data: "memory" }],
     [["--data=/var/lib/a=b"], { data: "/var/lib/a=b" }],
     [["--synchronous", "normal"], { synchronous: "normal" }],
+    [["--data_bytes_max", "20GB"], { data_bytes_max: 2e10 }],
+    [["--data-bytes-max=64MiB"], { data_bytes_max: 64 * 2 ** 20 }],
     [["--retention", "a:count=5", "--retention=b/#:forever; c:bytes=1kB"], {
       retention: [
         { filter: "a", age_ms: 0, count: 5, bytes: 0 },
@@ -175,6 +178,10 @@ Deno.test("every problem is named, with where it came from", () => {
     ]],
     [{ args: ["--config=longwire.json"], file: '{"backend": "iocp"}' }, [
       'Cannot use backend "iocp" in longwire.json: it must be auto, epoll, uring or kqueue',
+    ]],
+    [{ args: ["--data_bytes_max", "10kB"] }, [
+      'Cannot use --data_bytes_max "10kB": it must be 0 or a size of at least 1MB, ' +
+      "such as 500MB, 20GB or 64GiB",
     ]],
     [{ args: ["--shutdown-timeout-s", "1.5"] }, [
       'Cannot use --shutdown-timeout-s "1.5": it must be a whole number from 0 to 3600',

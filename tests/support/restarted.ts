@@ -5,16 +5,20 @@ import { Service } from "./service.ts";
 
 /** A service on a data directory of its own, that can be started again. */
 export class Restarted implements AsyncDisposable {
-  private constructor(readonly data: string, public service: Service) {}
+  private constructor(
+    readonly data: string,
+    readonly args: readonly string[],
+    public service: Service,
+  ) {}
 
-  static async start(): Promise<Restarted> {
+  static async start(args: readonly string[] = []): Promise<Restarted> {
     const data = await Deno.makeTempDir();
-    return new Restarted(data, await Service.start({ data }));
+    return new Restarted(data, args, await Service.start({ data, args }));
   }
 
   async again(how: "stop" | "kill"): Promise<void> {
     await this.service[how]();
-    this.service = await Service.start({ data: this.data });
+    this.service = await Service.start({ data: this.data, args: this.args });
   }
 
   async connect(options: ConnectOptions = {}) {
