@@ -78,7 +78,7 @@ Deno.test("history, SSE, Longwire and MQTT go on where they were, after a kill t
   assertEquals(first.map(([, payload]) => payload), numbers(1, 20));
   assertEquals(await longwire(world.service, 0), []);
   for (let n = 1; n <= 20; n++) assertEquals(payload_text(await subscriber.receive()), `${n}`);
-  // Its acknowledgements have come, and so are in the row, when its session has lost the connection.
+  // Its acknowledgements are in its row when the session has lost the connection.
   await subscriber.disconnect();
   await world.service.publish("t", "21");
   assertEquals(await longwire(world.service, 21), ["21"]);
