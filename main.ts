@@ -3,9 +3,16 @@
  * that names concrete classes.
  */
 import { run_pub, run_sub } from "./core/client/commands.ts";
-import type { Code } from "./core/codes.ts";
+import { type Code, codes } from "./core/codes.ts";
 import type { Joining } from "./core/cluster/join.ts";
-import { type Config, ConfigError, help_text, parse_command, parse_config } from "./core/config.ts";
+import {
+  type Address,
+  type Config,
+  ConfigError,
+  help_text,
+  parse_command,
+  parse_config,
+} from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
 import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";
@@ -28,11 +35,13 @@ import { back_up_store, check_store, SqliteStore } from "./core/store/sqlite.ts"
 import manifest from "./deno.json" with { type: "json" };
 import { choose_backend } from "./ffi/backend.ts";
 import { BuildError } from "./ffi/build.ts";
-import { Certificates } from "./ffi/certificates.ts";
+import { Certificates, type UseCertificates } from "./ffi/certificates.ts";
 import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reactor.ts";
+import { TlsFront } from "./ffi/tls_front.ts";
 import { end_event_streams } from "./routes/events.ts";
 import type { Remote } from "./routes/context.ts";
 import { make_handler } from "./routes/mod.ts";
+import { count_refusal, refuse } from "./routes/problem.ts";
 
 /** The parts of a cluster, which a node alone does not even load; undefined = it is alone. */
 async function begin_to_join(config: Config, log: Log): Promise<Joining | undefined> {
@@ -78,9 +87,19 @@ async function make_reactor(config: Config): Promise<Moving> {
 }
 
 /** Loads the certificates, when a listener needs them, and whenever they change. */
-async function use_certificates(config: Config, reactor: OwnReactor, log: Log): Promise<void> {
-  if (config.mqtts === undefined && config.device_tls === undefined) return;
-  const certificates = new Certificates(reactor, config);
+async function use_certificates(
+  config: Config,
+  reactor: OwnReactor,
+  front: TlsFront | undefined,
+  log: Log,
+): Promise<void> {
+  const users: UseCertificates[] = [];
+  if (config.mqtts !== undefined || config.device_tls !== undefined) {
+    users.push((options) => reactor.configure_tls(0, options));
+  }
+  if (front !== undefined) users.push((options) => front.configure(options.certificates));
+  if (users.length === 0) return;
+  const certificates = new Certificates(users, config);
   await certificates.load();
   certificates.watch((problem) => {
     if (problem === "") log.info("certificates are in use since they changed");
@@ -110,10 +129,12 @@ function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): start
   return { mqtt: on_mqtt, device, mqtts, device_tls, http: undefined };
 }
 
+const loopback = "127.0.0.1";
+
 /** Where MQTT over WebSocket comes in: a listener that only this process knows of. */
 function listen_bridge(hub: Hub, mqtt: Driver): (remote: Remote) => Promise<Deno.TcpConn> {
   const protocol = protocols.mqtt;
-  const hostname = "127.0.0.1";
+  const hostname = loopback;
   const place = { address: hostname, port: 0 };
   const port = hub.reactor.listen({ protocol, ...place, busy: busy_packet, proxy: "always" });
   hub.drivers.push(mqtt);
@@ -135,6 +156,38 @@ function listen_http(
   return startup.bind("http", config.http, ({ host, port }) => {
     return Deno.serve({ hostname: host, port, onListen: () => {} }, handler);
   });
+}
+
+function make_front(config: Config, on_refused: () => void): TlsFront | undefined {
+  if (config.https === undefined) return undefined;
+  const { https_connections_max: connections_max, handshake_timeout_ms } = limits;
+  return new TlsFront({ connections_max, handshake_timeout_ms, on_refused });
+}
+
+interface Https {
+  readonly server: HttpServer;
+  readonly address: Address;
+}
+
+/** The same routes behind TLS, on a server of its own that answers connections of `front` only. */
+async function listen_https(
+  config: Config,
+  front: TlsFront | undefined,
+  handler: ReturnType<typeof make_handler>,
+): Promise<Https | undefined> {
+  if (config.https === undefined || front === undefined) return undefined;
+  const place = { hostname: loopback, port: 0, onListen: () => {} };
+  const server = Deno.serve(place, (request, { remoteAddr }) => {
+    const remote = front.remote_of(remoteAddr.port);
+    if (remote === undefined) return refuse(codes.forbidden);
+    const { host: hostname, port } = remote;
+    return handler(request, { remoteAddr: { hostname, port } });
+  });
+  const { host } = config.https;
+  const port = await startup.bind_later("https", config.https, ({ host, port }) => {
+    return front.listen(host, port, server.addr.port);
+  });
+  return { server, address: { host, port } };
 }
 
 /** `deno task` hands on a Ctrl-C that the terminal has given to every process: those are one. */
@@ -163,7 +216,9 @@ async function serve(args: readonly string[]): Promise<void> {
   const joining = await begin_to_join(config, log);
   const store = joining?.store ?? await open_store(config);
   const { reactor, thread_count, reason } = await make_reactor(config);
-  await use_certificates(config, reactor, log);
+  const refused = new Map<Code, number>();
+  const front = make_front(config, () => count_refusal(refused, codes.connection_limit));
+  await use_certificates(config, reactor, front, log);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
   const { gate, stop: stop_gate } = await open_gate(config, log, Date.now, Deno.readTextFile);
@@ -176,7 +231,6 @@ async function serve(args: readonly string[]): Promise<void> {
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
   sys.start();
   let is_stopping = false;
-  const refused = new Map<Code, number>();
   const counts = { http_refused: refused, filters_refused: hub.filters_refused };
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const open_mqtt = listen_bridge(hub, mqtt);
@@ -206,8 +260,11 @@ async function serve(args: readonly string[]): Promise<void> {
     refused,
     open_mqtt,
   };
-  const http = listen_http(config, make_handler(context));
-  const listening = { ...devices, http: startup.address_of(http) };
+  const handler = make_handler(context);
+  const http = listen_http(config, handler);
+  const https = await listen_https(config, front, handler);
+  const web = { http: startup.address_of(http), https: https?.address };
+  const listening = { ...devices, ...web };
   const running = hub.run();
   console.log(startup.started_text({
     version,
@@ -224,9 +281,10 @@ async function serve(args: readonly string[]): Promise<void> {
   is_stopping = true;
   sys.stop();
   stop_gate();
-  const close_http = () => {
+  const close_http = async () => {
     end_event_streams(context);
-    return http?.shutdown() ?? Promise.resolve();
+    front?.close();
+    await Promise.all([http?.shutdown(), https?.server.shutdown()]);
   };
   const parts = { reactor, hub, sessions, store, log, close_http, running };
   await shut_down(parts, config.shutdown_timeout_s * 1000);

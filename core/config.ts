@@ -29,6 +29,8 @@ export interface Config {
   readonly device: Address | undefined;
   /** The same two over TLS. */
   readonly mqtts: Address | undefined;
+  /** `http` over TLS. */
+  readonly https: Address | undefined;
   readonly device_tls: Address | undefined;
   /** Files of certificate chains and of their keys, in the same order. */
   readonly tls_cert: readonly string[];
@@ -315,6 +317,11 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: listener,
     fallback: "127.0.0.1:8080",
     help: "publish API and metrics",
+  },
+  https: {
+    type: listener,
+    fallback: "off",
+    help: "the same over TLS; nobody is asked for a certificate here",
   },
   mqtt: {
     type: listener,
@@ -643,7 +650,8 @@ function parse_setting(
   return undefined;
 }
 
-const listener_names = ["http", "mqtt", "device", "mqtts", "device_tls"] as const;
+const listener_names = ["http", "https", "mqtt", "device", "mqtts", "device_tls"] as const;
+const tls_listener_names = ["https", "mqtts", "device_tls"] as const;
 
 /**
  * Whether whoever connects to a listener has to show who it is. A device may do so by its
@@ -682,11 +690,11 @@ function check_listeners(values: Partial<Config>, given: GivenSettings, problems
 
 /** What TLS listeners need, and what is of no use without them. */
 function check_tls(values: Partial<Config>, given: GivenSettings, problems: string[]): void {
-  const { mqtts, device_tls, tls_cert, tls_key, tls_client_ca, tls_client_auth } = values;
+  const { tls_cert, tls_key, tls_client_ca, tls_client_auth } = values;
   const name_of = (name: SettingName) => given[name]?.name ?? name;
-  const listener = mqtts !== undefined ? "mqtts" : device_tls !== undefined ? "device_tls" : "";
+  const listener = tls_listener_names.find((name) => values[name] !== undefined);
   if (tls_cert === undefined || tls_key === undefined) return; // they are in the list already
-  if (listener !== "" && tls_cert.length === 0) {
+  if (listener !== undefined && tls_cert.length === 0) {
     problems.push(`Cannot use ${name_of(listener)}: tls_cert and tls_key are missing`);
   }
   if (tls_cert.length !== tls_key.length) {

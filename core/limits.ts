@@ -119,6 +119,8 @@ export const limits = Object.freeze({
   /** Bytes that one of them buffers before its reader falls behind. */
   event_stream_bytes: 256 << 10,
   event_stream_keepalive_ms: 15_000,
+  /** Connections to `https` at the same time. */
+  https_connections_max: 20_000,
   /** MQTT over WebSocket: connections at the same time. */
   websockets_max: 10_000,
   /** Bytes of one that were received and not taken: past this it is closed. */

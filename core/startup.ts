@@ -64,7 +64,13 @@ const name_reasons: Readonly<Record<string, string>> = {
 function bind_reason(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
   if (!("errno" in error)) return name_reasons[error.name];
-  return errno_reasons[Number(error.errno)] ?? error.message;
+  return errno_reasons[Math.abs(Number(error.errno))] ?? error.message; // node: counts down
+}
+
+function bind_problem(name: string, address: Address, error: unknown): unknown {
+  const reason = bind_reason(error);
+  if (reason === undefined) return error;
+  return new StartError(`Cannot bind ${name} ${format_address(address)}: ${reason}`);
 }
 
 /** Runs what binds a listener; its failure becomes a sentence. */
@@ -72,9 +78,20 @@ export function bind<T>(name: string, address: Address, listen: (address: Addres
   try {
     return listen(address);
   } catch (error) {
-    const reason = bind_reason(error);
-    if (reason === undefined) throw error;
-    throw new StartError(`Cannot bind ${name} ${format_address(address)}: ${reason}`);
+    throw bind_problem(name, address, error);
+  }
+}
+
+/** The same for what takes its time. */
+export async function bind_later<T>(
+  name: string,
+  address: Address,
+  listen: (address: Address) => Promise<T>,
+): Promise<T> {
+  try {
+    return await listen(address);
+  } catch (error) {
+    throw bind_problem(name, address, error);
   }
 }
 
@@ -103,6 +120,7 @@ export interface Listening {
   readonly http: Address | undefined;
   readonly mqtt: Address | undefined;
   readonly device: Address | undefined;
+  readonly https?: Address | undefined;
   readonly mqtts?: Address | undefined;
   readonly device_tls?: Address | undefined;
 }
@@ -146,7 +164,7 @@ export function deno_command(executable: string, version: string): string {
 
 /** What is printed when the service is there; each command can be pasted as it is. */
 export function started_text(started: Started): string {
-  const { http, mqtt, device, mqtts, device_tls } = started.listening;
+  const { http, https, mqtt, device, mqtts, device_tls } = started.listening;
   const threads = threads_text(started.thread_count);
   const lines = [
     `Longwire ${started.version} is ready after ${Math.round(started.duration_ms)} ms: ` +
@@ -156,6 +174,7 @@ export function started_text(started: Started): string {
   if (started.backend_reason !== undefined) lines.push(`(${started.backend_reason})`);
   lines.push("");
   if (http !== undefined) lines.push(`  http    http://${format_address(http)}`);
+  if (https !== undefined) lines.push(`  https   https://${format_address(https)}`);
   if (mqtt !== undefined) lines.push(`  mqtt    ${format_address(mqtt)}`);
   if (device !== undefined) lines.push(`  device  ${format_address(device)}`);
   if (mqtts !== undefined) lines.push(`  mqtts   ${format_address(mqtts)}`);

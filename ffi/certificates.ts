@@ -1,8 +1,8 @@
 /**
- * Certificate files -> the reactor's TLS context, at start and again whenever a file changes.
+ * Certificate files -> those who use them, at start and again whenever a file changes.
  * Invariant: what cannot be used changes nothing; connections that are there never notice.
  */
-import { type OwnReactor, TlsError } from "./reactor.ts";
+import { TlsError } from "./reactor.ts";
 import type { TlsOptions } from "./tls.ts";
 
 export interface CertificateFiles {
@@ -17,7 +17,9 @@ export interface CertificateFiles {
 /** What becomes of a change; `problem` "" = it is in use. */
 export type OnReload = (problem: string) => void;
 
-const context = 0;
+/** Takes certificates for handshakes from now on; throws when they cannot be used. */
+export type UseCertificates = (options: TlsOptions) => void;
+
 const poll_ms = 2000;
 
 function reason_of(error: unknown): string {
@@ -30,7 +32,7 @@ export class Certificates {
   #timer: ReturnType<typeof setInterval> | undefined;
   #is_looking = false;
 
-  constructor(readonly reactor: OwnReactor, readonly files: CertificateFiles) {}
+  constructor(readonly users: readonly UseCertificates[], readonly files: CertificateFiles) {}
 
   /** @throws TlsError with a whole sentence */
   async load(): Promise<void> {
@@ -48,12 +50,11 @@ export class Certificates {
       key_pem: await read(tls_key[index]),
     })));
     const client_ca_pem = tls_client_ca === "" ? new Uint8Array() : await read(tls_client_ca);
+    const options = { certificates, client_ca_pem, client_auth: tls_client_auth };
     try {
-      const client_auth = tls_client_auth;
-      this.reactor.configure_tls(context, { certificates, client_ca_pem, client_auth });
+      for (const use of this.users) use(options);
     } catch (error) {
-      if (!(error instanceof TlsError)) throw error;
-      throw new TlsError(`Cannot use TLS: ${error.message} (${this.#paths().join(", ")})`);
+      throw new TlsError(`Cannot use TLS: ${reason_of(error)} (${this.#paths().join(", ")})`);
     }
   }
 

@@ -18,6 +18,7 @@ const defaults: Config = {
   mqtt: { host: "127.0.0.1", port: 1883 },
   device: { host: "127.0.0.1", port: 7000 },
   mqtts: undefined,
+  https: undefined,
   device_tls: undefined,
   tls_cert: [],
   tls_key: [],

@@ -4,6 +4,7 @@ import { mosquitto_programs, mosquitto_pub, MosquittoSub } from "./support/mosqu
 import { MqttJs } from "./support/mqtt_js.ts";
 import { is_ci, Program, test_with } from "./support/process.ts";
 import { eventually, Service } from "./support/service.ts";
+import { type TlsService, TlsSite } from "./support/tls_site.ts";
 
 const versions = ["mqttv311", "mqttv5"] as const;
 
@@ -103,20 +104,23 @@ test_with(
   },
 );
 
-/** A place to connect to, over TCP or WebSocket. */
-function over(service: Service, protocol: "mqtt" | "ws") {
-  if (protocol === "mqtt") return [service.mqtt, {}] as const;
-  const port = Number(new URL(service.http).port);
-  return [{ host: "127.0.0.1", port }, { protocol: "ws", path: "/mqtt" }] as const;
+/** A place to connect to, over TCP or WebSocket, plain or over TLS. */
+function over(service: TlsService, site: TlsSite, protocol: "mqtt" | "mqtts" | "ws" | "wss") {
+  if (protocol === "mqtt") return [service.mqtt, { protocol }] as const;
+  if (protocol === "mqtts") return [service.mqtts, { protocol, ca: site.ca_pem }] as const;
+  const [url, ca] = protocol === "ws" ? [service.http, {}] : [service.https, { ca: site.ca_pem }];
+  const port = Number(new URL(url).port);
+  return [{ host: "127.0.0.1", port }, { protocol, path: "/mqtt", ...ca }] as const;
 }
 
-for (const protocol of ["mqtt", "ws"] as const) {
+for (const protocol of ["mqtt", "mqtts", "ws", "wss"] as const) {
   for (const protocolVersion of [4, 5] as const) {
     const name = `MQTT.js ${protocolVersion}, ${protocol}://`;
 
-    Deno.test(`${name}: messages of every QoS, in order`, async () => {
-      await using service = await Service.start();
-      const [address, more] = over(service, protocol);
+    test_with(["openssl"], `${name}: messages of every QoS, in order`, async () => {
+      await using site = await TlsSite.make();
+      await using service = await site.start();
+      const [address, more] = over(service, site, protocol);
       const options = { ...more, protocolVersion };
       await using subscriber = await MqttJs.connect(address, options);
       await using publisher = await MqttJs.connect(address, options);
@@ -131,9 +135,10 @@ for (const protocol of ["mqtt", "ws"] as const) {
       }
     });
 
-    Deno.test(`${name}: a session that returns gets what it missed`, async () => {
-      await using service = await Service.start();
-      const [address, more] = over(service, protocol);
+    test_with(["openssl"], `${name}: a session that returns gets what it missed`, async () => {
+      await using site = await TlsSite.make();
+      await using service = await site.start();
+      const [address, more] = over(service, site, protocol);
       const kept = { clientId: "kept", clean: false, ...more, protocolVersion };
       const properties = protocolVersion === 5
         ? { properties: { sessionExpiryInterval: 600, receiveMaximum: 5 } }
@@ -191,17 +196,28 @@ async function python_with_paho(): Promise<string | undefined> {
 
 const python = await python_with_paho();
 
-for (const version of ["4", "5"]) {
+/** Where Paho goes, and with which version: each transport, each version over TCP. */
+const paho_runs = [
+  { version: "4", protocol: "mqtt" },
+  { version: "5", protocol: "mqtt" },
+  { version: "5", protocol: "mqtts" },
+  { version: "4", protocol: "ws" },
+  { version: "5", protocol: "wss" },
+] as const;
+
+for (const { version, protocol } of paho_runs) {
   const run = async () => {
     if (python === undefined) throw new Error("python3-paho-mqtt is not installed");
-    await using service = await Service.start();
-    const { host, port } = service.mqtt;
+    await using site = await TlsSite.make();
+    await using service = await site.start();
+    const [{ host, port }] = over(service, site, protocol);
     const script = new URL("./support/paho_client.py", import.meta.url).pathname;
-    const paho = new Program(python, [script, host, String(port), version]);
+    const place = [host, String(port), version, protocol, site.ca.cert];
+    const paho = new Program(python, [script, ...place]);
     const code = await paho.status();
     assertEquals([code, paho.stdout.seen.at(-1)], [0, "done"], paho.stderr.seen.join("\n"));
   };
-  const name = `Paho, version ${version}: exchanges, sessions, wills, shared subscriptions`;
+  const name = `Paho ${version}, ${protocol}://: exchanges, sessions, wills, shared subscriptions`;
   if (python !== undefined || is_ci) Deno.test(name, run);
   else Deno.test.ignore(`${name} (skipped: python3-paho-mqtt not installed)`, run);
 }

@@ -1,4 +1,5 @@
-"""Drives the service with Eclipse Paho: python3 paho_client.py HOST PORT VERSION (4 or 5)."""
+"""Drives the service with Eclipse Paho:
+python3 paho_client.py HOST PORT VERSION (4 or 5) PROTOCOL (mqtt, mqtts, ws or wss) CA_FILE."""
 
 import queue
 import sys
@@ -9,6 +10,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST, PORT, VERSION = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+PROTOCOL, CA_FILE = sys.argv[4:]
+TRANSPORT = "websockets" if PROTOCOL.startswith("ws") else "tcp"
 IS_FIVE = VERSION == 5
 PATIENCE_S = 20
 
@@ -21,9 +24,13 @@ class Device:
         self.events = queue.Queue()
         self.kept = kept
         if IS_FIVE:
-            self.client = mqtt.Client(name, protocol=mqtt.MQTTv5)
+            self.client = mqtt.Client(name, protocol=mqtt.MQTTv5, transport=TRANSPORT)
         else:
-            self.client = mqtt.Client(name, clean_session=not kept, protocol=mqtt.MQTTv311)
+            self.client = mqtt.Client(
+                name, clean_session=not kept, protocol=mqtt.MQTTv311, transport=TRANSPORT
+            )
+        if PROTOCOL in ("mqtts", "wss"):
+            self.client.tls_set(CA_FILE)
         self.client.on_connect = self._on_connect
         self.client.on_message = lambda client, data, message: self.messages.put(message)
         self.client.on_subscribe = lambda client, data, mid, granted, *_: self.events.put(granted)

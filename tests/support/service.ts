@@ -41,7 +41,7 @@ export async function failing_start(
   options: RunOptions = {},
 ): Promise<string> {
   const program = run_main(["serve", ...args], options);
-  const code = await program.status();
+  const code = await program.status().catch(() => program.end("SIGKILL"));
   const said = program.stderr.seen.join("\n");
   if (code === 1 && program.stdout.seen.length === 0) return said;
   throw new Error(`status ${code}: ${program.stdout.seen.join("\n")}\n${said}`);
@@ -67,6 +67,8 @@ export class Service {
     /** Only with settings that open them. */
     readonly mqtts: Address | undefined,
     readonly device_tls: Address | undefined,
+    /** `https://127.0.0.1:41234` */
+    readonly https: string | undefined,
   ) {}
 
   /** Starts one and waits until it has said where it listens. */
@@ -83,13 +85,13 @@ export class Service {
         const code = await program.status();
         throw new Error(`the service ended with ${code}: ${program.stderr.seen.join("\n")}`);
       }
-      const found = /^ {2}(http|mqtts?|device(?:_tls)?)\s+(\S+)$/.exec(line);
+      const found = /^ {2}(https?|mqtts?|device(?:_tls)?)\s+(\S+)$/.exec(line);
       if (found !== null) places[found[1]] = found[2];
       else if (line.startsWith("Try")) break;
     }
-    const { http, mqtt, device, mqtts, device_tls } = places;
+    const { http, https, mqtt, device, mqtts, device_tls } = places;
     const maybe = (place?: string) => place === undefined ? undefined : address_of(place);
-    const tls = [maybe(mqtts), maybe(device_tls)] as const;
+    const tls = [maybe(mqtts), maybe(device_tls), https] as const;
     return new Service(program, http, address_of(mqtt), address_of(device), ...tls);
   }
 

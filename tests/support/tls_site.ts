@@ -7,8 +7,12 @@ import { within } from "./wait.ts";
 const any_port = "127.0.0.1:0";
 const decoder = new TextDecoder();
 
-/** A service that was started with both TLS listeners. */
-export type TlsService = Service & { readonly mqtts: Address; readonly device_tls: Address };
+/** A service that was started with every TLS listener. */
+export type TlsService = Service & {
+  readonly mqtts: Address;
+  readonly device_tls: Address;
+  readonly https: string;
+};
 
 /** A directory with an authority and a server's certificate for 127.0.0.1; gone after the test. */
 export class TlsSite {
@@ -34,10 +38,11 @@ export class TlsSite {
     return ["--tls_cert", this.server.cert, "--tls_key", this.server.key];
   }
 
-  /** Starts the service with both TLS listeners. */
+  /** Starts the service with every TLS listener. */
   start(args: readonly string[] = [], options: ServiceOptions = {}): Promise<TlsService> {
     const certificate = args.includes("--tls_cert") ? [] : this.settings;
-    const all = ["--mqtts", any_port, "--device_tls", any_port, ...certificate, ...args];
+    const listeners = ["--mqtts", "--device_tls", "--https"].flatMap((name) => [name, any_port]);
+    const all = [...listeners, ...certificate, ...args];
     return Service.start({ ...options, args: all }) as Promise<TlsService>;
   }
 
