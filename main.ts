@@ -17,6 +17,7 @@ import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
 import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";
 import { Drain } from "./core/drain.ts";
+import { Devices } from "./core/devices.ts";
 import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
@@ -40,6 +41,7 @@ import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reacto
 import { TlsFront } from "./ffi/tls_front.ts";
 import { end_event_streams } from "./routes/events.ts";
 import type { Remote } from "./routes/context.ts";
+import { guard } from "./routes/guard.ts";
 import { make_handler } from "./routes/mod.ts";
 import { count_refusal, refuse } from "./routes/problem.ts";
 
@@ -221,7 +223,8 @@ async function serve(args: readonly string[]): Promise<void> {
   await use_certificates(config, reactor, front, log);
   const router = new Router(reactor, store, Date.now);
   const sessions = new Sessions(store, Date.now, log);
-  const { gate, stop: stop_gate } = await open_gate(config, log, Date.now, Deno.readTextFile);
+  const opened = await open_gate(config, log, Date.now, Deno.readTextFile);
+  const { gate, tenants, auth } = opened;
   const hub = new Hub(reactor, router, sessions, log, [], gate);
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
@@ -231,40 +234,33 @@ async function serve(args: readonly string[]): Promise<void> {
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
   sys.start();
   let is_stopping = false;
-  const counts = { http_refused: refused, filters_refused: hub.filters_refused };
+  const counts = { http_refused: refused, filters_refused: hub.filters_refused, auth, tenants };
   const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
   const open_mqtt = listen_bridge(hub, mqtt);
   const stopping = { is_stopping: () => is_stopping || drain.is_draining };
-  const devices = listen(config, hub, mqtt, longwire);
+  const listeners = listen(config, hub, mqtt, longwire);
   const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
   const describe = () => ({
     version,
-    ...startup.places_of(config, devices),
+    ...startup.places_of(config, listeners),
     connections: reactor.stats().counters.connections,
     sessions: sessions.count,
     draining: drain.is_draining,
   });
   const on_drain = () => drain.begin();
   const cluster = await joining?.join({ router, hub, longwire, describe, on_drain });
-  const context = {
-    version,
-    read_page: (name: string) => Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url)),
-    gate,
-    router,
-    store,
-    cluster: cluster?.node ?? null,
-    metrics,
-    log,
-    now_ms,
-    ...stopping,
-    refused,
-    open_mqtt,
-  };
-  const handler = make_handler(context);
+  const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
+  const devices = new Devices(sessions, router, hub);
+  const read_page = (name: string) =>
+    Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url));
+  const context = { ...shown, devices, read_page, log, now_ms, ...stopping, open_mqtt };
+  const { cors_origins } = config;
+  const guarded = { cors_origins, is_open: auth === null, refused };
+  const handler = guard(make_handler(context), guarded);
   const http = listen_http(config, handler);
   const https = await listen_https(config, front, handler);
   const web = { http: startup.address_of(http), https: https?.address };
-  const listening = { ...devices, ...web };
+  const listening = { ...listeners, ...web };
   const running = hub.run();
   console.log(startup.started_text({
     version,
@@ -280,7 +276,7 @@ async function serve(args: readonly string[]): Promise<void> {
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
   sys.stop();
-  stop_gate();
+  opened.stop();
   const close_http = async () => {
     end_event_streams(context);
     front?.close();

@@ -80,7 +80,7 @@ const rows = {
   token_expired: [52, "The token has expired", 401, 0x87, 5, false],
   quota_exceeded: [53, "The tenant or device has used up what it may", 429, 0x97, 3, true],
   keys_unavailable: [54, "The keys for tokens cannot be had now", 503, 0x83, 3, true],
-  headers_too_large: [55, "The request's headers are larger than the limit", 431, 0x95, 0, false],
+  origin_forbidden: [55, "Pages of this origin may not call the service", 403, 0x87, 5, false],
   body_timeout: [56, "The body did not come in time", 408, 0x80, 0, true],
   ack_timeout: [58, "The device has not acknowledged the message in time", 504, 0x80, 0, true],
   encoding_unsupported: [57, "The Content-Encoding is not supported", 415, 0x80, 0, false],

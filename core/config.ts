@@ -62,6 +62,8 @@ export interface Config {
   readonly issuer: string;
   readonly audience: string;
   readonly clock_skew_s: number;
+  /** Origins whose pages may call the HTTP API; "*" = every page. */
+  readonly cors_origins: readonly string[];
   readonly certificate_devices: "off" | "common_name";
   /** Templates of topic filters (permission.ts). */
   readonly certificate_publish: readonly string[];
@@ -212,6 +214,20 @@ const template_list: Type<readonly string[]> = {
       if (problem !== undefined) return { problem };
     }
     return { value: templates };
+  },
+};
+
+/** RFC 6454 section 6.2: scheme, host and port, as a browser writes them. */
+const origin_list: Type<readonly string[]> = {
+  form: "origins, comma-separated, or off",
+  parse: (text) => {
+    const origins = text === "off" ? [] : text.split(",").map((each) => each.trim());
+    for (const origin of origins) {
+      if (origin !== "*" && URL.parse(origin)?.origin !== origin) {
+        return { problem: `an origin is like https://app.example, not "${origin}"` };
+      }
+    }
+    return { value: origins };
   },
 };
 
@@ -434,7 +450,7 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
   keys: {
     type: path,
     fallback: "",
-    help: "file of the keys that tokens are checked with: a JWK set or PEM; read again every 5 s",
+    help: "file of the keys that tokens are checked with: a JWK set or PEM; read again every 2 s",
   },
   jwks: {
     type: keys_url,
@@ -456,6 +472,11 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     fallback: "5",
     unit: "s",
     help: "how far the clock of whoever makes tokens may be from this one",
+  },
+  cors_origins: {
+    type: origin_list,
+    fallback: "off",
+    help: "pages that may call the HTTP API from a browser; * is every page",
   },
   certificate_devices: {
     type: choice("off", "common_name"),

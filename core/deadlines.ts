@@ -44,9 +44,7 @@ export class Deadlines {
   remove(time_ms: number, due: Due): void {
     const tick = tick_of(time_ms);
     const bucket = this.#buckets.get(tick);
-    if (!bucket?.delete(due) || bucket.size > 0) return;
-    this.#buckets.delete(tick);
-    if (this.#buckets.size === 0) this.stop();
+    if (bucket?.delete(due) && bucket.size === 0) this.#buckets.delete(tick);
   }
 
   stop(): void {

@@ -5,6 +5,7 @@
  */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Message, StoredMessage } from "./message.ts";
+import { plain_name } from "./namespace.ts";
 import { offline, type Session, SubscriptionOptions, Wire } from "./session.ts";
 import { TopicTree } from "./topic_tree.ts";
 import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
@@ -69,6 +70,8 @@ export class Fanout {
   unmatched = 0;
   /** Told when somebody begins to listen to a filter, and when nobody does any more. */
   on_interest: (filter: string, is_heard: boolean) => void = () => {};
+  /** Filters that listen to who comes and goes. */
+  presence_filters = 0;
 
   readonly #tree = new TopicTree<Subscribers>();
   readonly #free_audiences: number[] = [];
@@ -114,6 +117,7 @@ export class Fanout {
     if (subscribers === undefined) {
       this.#tree.set(filter, subscribers = new Subscribers());
       this.on_interest(filter, true);
+      if (is_presence(filter)) this.presence_filters++;
     }
     return subscribers;
   }
@@ -121,6 +125,7 @@ export class Fanout {
   #drop(filter: string): void {
     this.#tree.delete(filter);
     this.on_interest(filter, false);
+    if (is_presence(filter)) this.presence_filters--;
   }
 
   /** Makes a connected session hear what matches the filter. */
@@ -348,6 +353,11 @@ export class Fanout {
     const end = this.#writer.write(at, form, message, offset, identifiers);
     this.reactor.end_publish(end, this.#writer.packet_id_at);
   }
+}
+
+/** Whether a filter hears who comes and goes: no leading wildcard does. */
+function is_presence(filter: string): boolean {
+  return filter.charCodeAt(0) === 0x24 && plain_name(filter).startsWith("$presence/");
 }
 
 /** FNV-1a over UTF-16 units, never 0: names a conflation key to the reactor. */

@@ -12,6 +12,7 @@ import type { Due } from "./deadlines.ts";
 import type { Gate, Shown, Who } from "./gate.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
+import { Presence } from "./presence.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
 import { offline, type PublishAnswers, Session, SubscriptionOptions, Wire } from "./session.ts";
@@ -134,6 +135,7 @@ export class Hub implements ReactorHandler {
   ownership: Ownership | null = null;
   /** Sessions that another node waits for, until their connection is gone. */
   readonly #leaving = new Map<Session, () => void>();
+  readonly #presence: Presence;
   #stopping = false;
 
   constructor(
@@ -155,6 +157,7 @@ export class Hub implements ReactorHandler {
     this.shared = new SharedSubscriptions(router, sessions, log);
     router.session_of = (id) => sessions.get(id);
     sessions.on_end = (id) => this.ownership?.release(id);
+    this.#presence = new Presence(router, router.now_ms);
   }
 
   /** Drains the reactor until stop(). */
@@ -241,6 +244,7 @@ export class Hub implements ReactorHandler {
    * Binds a connection to the session `claim.id`, at once or when its earlier connection is gone.
    */
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
+    if (!this.sessions.get(claim.id)?.connected) claim.access?.tenant.check_connections();
     const handshake = new Handshake(driver, conn, generation, claim);
     const { ownership } = this;
     if (ownership === null || ownership.holds(claim.id)) return this.#claim(handshake);
@@ -266,10 +270,7 @@ export class Hub implements ReactorHandler {
   #claim(handshake: Handshake): void {
     const { conn, claim } = handshake;
     const present = this.sessions.get(claim.id);
-    if (present === undefined || !present.connected) {
-      claim.access?.tenant.check_connections();
-      return this.#grant(handshake);
-    }
+    if (present === undefined || !present.connected) return this.#grant(handshake);
     this.#set(conn, handshake);
     const waiting = this.#successors.get(present);
     if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
@@ -583,8 +584,9 @@ export class Hub implements ReactorHandler {
       claim.granted(session, present);
     } catch (error) {
       const refusal = this.#as_refusal(error, driver.name);
-      this.close(session, refusal.code, refusal.message);
+      return this.close(session, refusal.code, refusal.message);
     }
+    this.#presence.joined(session);
   }
 
   /** Who the device is by its certificate, if it has shown one. */
@@ -616,6 +618,7 @@ export class Hub implements ReactorHandler {
   }
 
   #detach(session: Session, code: Code, closed: Closed): void {
+    this.#presence.left(session, code);
     if (session.access !== null) this.#let_go(session, session.access);
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);

@@ -168,7 +168,11 @@ export class KeyRing {
   readonly #shelves: readonly Shelf[];
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  constructor(sources: readonly KeySource[], readonly log: Log) {
+  constructor(
+    sources: readonly KeySource[],
+    readonly log: Log,
+    readonly refetch_ms: number = limits.keys_refetch_ms,
+  ) {
     this.#shelves = sources.map((source) => {
       return { source, text: "", keys: [], asked_ms: -Infinity, asking: null };
     });
@@ -204,7 +208,7 @@ export class KeyRing {
     if (found.length > 0) return found;
     const now_ms = performance.now();
     const due = this.#shelves.filter(({ asked_ms, asking }) =>
-      asking !== null || now_ms - asked_ms >= limits.keys_refetch_ms
+      asking !== null || now_ms - asked_ms >= this.refetch_ms
     );
     await Promise.all(due.map((shelf) => this.#ask(shelf)));
     if (this.#shelves.every(({ keys }) => keys.length === 0)) {

@@ -33,6 +33,8 @@ export const limits = Object.freeze({
   publish_stream_turns_max: 16,
   /** Body of one POST /v1/publish that is not NDJSON. */
   publish_body_bytes_max: 8 << 20,
+  /** The body of a call must be complete within this time. */
+  body_timeout_ms: 30_000,
   /** TLS handshakes under way at once (each holds some 50 KB meanwhile); the others wait. */
   tls_handshakes_max: 1024,
   /** First packet must be complete within this time. */
@@ -144,6 +146,8 @@ export const limits = Object.freeze({
   keys_refetch_ms: 10_000,
   /** How long a JWKS URL may take to answer. */
   keys_timeout_ms: 5_000,
+  /** Devices of one page of GET /v1/devices. */
+  devices_page_max: 1000,
   /** Tenants that the service knows at once. */
   tenants_max: 1 << 14,
   /** Tenants that have a label of their own in metrics; the others share one. */

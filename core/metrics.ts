@@ -4,10 +4,13 @@
  */
 import { Counter, Gauge, Registry } from "prom-client";
 import type { Reactor } from "../ffi/reactor.ts";
+import type { AuthCounts } from "./auth.ts";
 import { type Code, code_count, code_of } from "./codes.ts";
+import { limits } from "./limits.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
 import type { Store } from "./store/mod.ts";
+import type { Tenants, Usage } from "./tenant.ts";
 
 /** Reads one value, or values by label. */
 type Read = () => number | [labels: Record<string, string>, value: number][];
@@ -22,6 +25,9 @@ export interface MetricsParts {
   readonly http_refused: ReadonlyMap<Code, number>;
   /** Subscriptions that were refused. */
   readonly filters_refused: ReadonlyMap<Code, number>;
+  /** What tokens were good for; null = there are no keys, and one tenant. */
+  readonly auth: { readonly counts: Readonly<AuthCounts> } | null;
+  readonly tenants: Tenants;
 }
 
 export class Metrics {
@@ -31,6 +37,7 @@ export class Metrics {
     this.#reactor(parts.reactor);
     this.#service(parts);
     this.#store(parts.store);
+    if (parts.auth !== null) this.#tenants(parts.tenants, parts.auth.counts);
   }
 
   get content_type(): string {
@@ -172,6 +179,40 @@ export class Metrics {
       "messages_unmatched",
       "Messages that nobody listened to",
       () => router.fanout.unmatched,
+    );
+  }
+
+  /** Tenants over the bound share a label that no tenant can have. */
+  #tenants(tenants: Tenants, counts: Readonly<AuthCounts>): void {
+    const by_tenant = (read: (usage: Readonly<Usage>) => number): Read => () => {
+      const values = new Map<string, number>();
+      for (const { name, usage } of tenants.all()) {
+        const label = values.size < limits.tenant_labels_max ? name : "(others)";
+        values.set(label, (values.get(label) ?? 0) + read(usage));
+      }
+      return [...values].map(([tenant, value]) => [{ tenant }, value]);
+    };
+    const gauges = [
+      ["tenant_connections", "Devices and streams, by tenant", "connections"],
+      ["tenant_subscriptions", "Subscriptions of connected devices, by tenant", "subscriptions"],
+    ] as const;
+    for (const [name, help, field] of gauges) {
+      this.#gauge(name, help, by_tenant((usage) => usage[field]), ["tenant"]);
+    }
+    const counters = [
+      ["tenant_messages_published", "Publishes let pass, by tenant", "published"],
+      ["tenant_published_bytes", "Payload bytes of those, by tenant", "published_bytes"],
+      ["tenant_forbidden", "What tokens did not allow, by tenant", "forbidden"],
+      ["tenant_over_quota", "What limits did not allow, by tenant", "over_quota"],
+    ] as const;
+    for (const [name, help, field] of counters) {
+      this.#counter(name, help, by_tenant((usage) => usage[field]), ["tenant"]);
+    }
+    this.#counter(
+      "tokens",
+      "Tokens that were shown, by what was found",
+      () => Object.entries(counts).map(([result, count]) => [{ result }, count]),
+      ["result"],
     );
   }
 

@@ -57,6 +57,11 @@ export class Namespace {
     return this.#plain;
   }
 
+  /** Whether a name within the service is one of id()'s. */
+  owns(id: string): boolean {
+    return this.#plain === "" ? !is_reserved(id) : id.startsWith(this.#plain);
+  }
+
   /** A valid topic as the service knows it. */
   topic(topic: string): string {
     if (this.#plain === "") return topic;

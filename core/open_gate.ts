@@ -9,7 +9,7 @@ import { StartError } from "./startup.ts";
 import { is_tenant_name, tenant_limit_names, type TenantLimits, Tenants } from "./tenant.ts";
 
 /** How often the file and the URL are looked at. */
-const file_refresh_ms = 5_000;
+const file_refresh_ms = 2_000;
 const url_refresh_ms = 300_000;
 
 /** What is handed in: reads a text file. */

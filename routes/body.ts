@@ -1,24 +1,70 @@
 /** Reads what a request brings, within bounds: bodies, query parameters, durations. */
 import { codes, Refusal } from "../core/codes.ts";
+import { Deadlines } from "../core/deadlines.ts";
 import { duration_ms } from "../core/duration.ts";
+import { limits } from "../core/limits.ts";
 
 function too_large(bytes_max: number): Refusal {
   return new Refusal(codes.body_too_large, `The body is larger than ${bytes_max} bytes`);
 }
 
-/** The whole body. Throws Refusal(body_too_large) as soon as it is known to be over the bound. */
+/** Bodies that are being read. */
+const deadlines = new Deadlines(() => performance.now());
+
+/**
+ * The whole body, decompressed. Throws, or answers with, Refusal: body_too_large as soon as it is
+ * known to be over the bound (decompressed, so a bomb is no larger), body_timeout,
+ * encoding_unsupported, payload_invalid for what cannot be decompressed.
+ */
 export function read_body(request: Request, bytes_max: number): Promise<Uint8Array> {
-  const announced = request.headers.get("content-length");
-  if (announced === null) return read_unannounced(request, bytes_max);
+  const { headers } = request;
+  const encoding = headers.get("content-encoding");
+  if (encoding !== null && encoding !== "identity") {
+    return in_time(read_encoded(request, encoding, bytes_max));
+  }
+  const announced = headers.get("content-length");
+  if (announced === null) return in_time(read_stream(request.body, bytes_max));
   if (Number(announced) > bytes_max) throw too_large(bytes_max);
-  return request.bytes(); // the server holds the sender to its Content-Length
+  return in_time(request.bytes()); // the server holds the sender to its Content-Length
 }
 
-async function read_unannounced(request: Request, bytes_max: number): Promise<Uint8Array> {
+/** Settles as the body does, if it does so in time. */
+function in_time(body: Promise<Uint8Array>): Promise<Uint8Array> {
+  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+  const ends_ms = performance.now() + limits.body_timeout_ms;
+  const late = { due: () => reject(new Refusal(codes.body_timeout)) };
+  deadlines.add(ends_ms, late);
+  body.then(resolve, reject).finally(() => deadlines.remove(ends_ms, late));
+  return promise;
+}
+
+/** RFC 9110 section 8.4.1; one encoding, not a list of them. */
+async function read_encoded(
+  request: Request,
+  encoding: string,
+  bytes_max: number,
+): Promise<Uint8Array> {
+  if (encoding !== "gzip" && encoding !== "deflate") {
+    throw new Refusal(codes.encoding_unsupported, "Content-Encoding must be gzip or deflate");
+  }
   if (request.body === null) return new Uint8Array();
+  try {
+    const decompressed = request.body.pipeThrough(new DecompressionStream(encoding));
+    return await read_stream(decompressed, bytes_max);
+  } catch (error) {
+    if (error instanceof Refusal) throw error;
+    throw new Refusal(codes.payload_invalid, `The body cannot be decompressed from ${encoding}`);
+  }
+}
+
+async function read_stream(
+  stream: ReadableStream<Uint8Array> | null,
+  bytes_max: number,
+): Promise<Uint8Array> {
+  if (stream === null) return new Uint8Array();
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of request.body) {
+  for await (const chunk of stream) {
     size += chunk.length;
     if (size > bytes_max) throw too_large(bytes_max);
     chunks.push(chunk);

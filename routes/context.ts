@@ -4,6 +4,7 @@
 import type { ClusterNode } from "../core/cluster/ownership.ts";
 import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
+import type { Devices } from "../core/devices.ts";
 import type { Gate } from "../core/gate.ts";
 import type { Log } from "../core/log.ts";
 import type { Metrics } from "../core/metrics.ts";
@@ -18,6 +19,7 @@ export interface Context {
   readonly gate: Gate;
   /** null = this node is alone. */
   readonly cluster: ClusterNode | null;
+  readonly devices: Devices;
   readonly router: Router;
   readonly store: Store;
   readonly metrics: Metrics;

@@ -35,9 +35,12 @@ const page = [
 ];
 const ok = { description: "It is" };
 const publish_errors = [
+  "body_timeout",
   "body_too_large",
+  "encoding_unsupported",
   "forbidden",
   "json_invalid",
+  "payload_invalid",
   "queue_full",
   "quota_exceeded",
   "rate_limited",

@@ -4,6 +4,7 @@ import type { Right } from "../core/permission.ts";
 import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
 import { Call, type Context, type ServeInfo } from "./context.ts";
+import { device, devices, kick_device, presence } from "./devices.ts";
 import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
@@ -22,7 +23,7 @@ import { publish_many } from "./publish_batch.ts";
 type Permission = "public" | "token" | Right;
 
 interface Route {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "DELETE";
   readonly permission: Permission;
   /** {name} stands for one or more segments, slashes included: Call.rest. At most one. */
   readonly path: string;
@@ -34,6 +35,10 @@ export const routes: readonly Route[] = [
   { method: "GET", path: "/v1/topics/{topic}/messages", permission: "token", handler: history },
   { method: "POST", path: "/v1/publish", permission: "token", handler: publish_many },
   { method: "GET", path: "/v1/events", permission: "token", handler: events },
+  { method: "GET", path: "/v1/devices", permission: "devices", handler: devices },
+  { method: "GET", path: "/v1/devices/{id}", permission: "devices", handler: device },
+  { method: "DELETE", path: "/v1/devices/{id}", permission: "devices", handler: kick_device },
+  { method: "GET", path: "/v1/presence", permission: "devices", handler: presence },
   { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
   { method: "GET", path: "/", permission: "public", handler: docs_page },
   { method: "GET", path: "/docs/{file}", permission: "public", handler: docs_file },

@@ -41,6 +41,7 @@ const defaults: Config = {
   issuer: "",
   audience: "",
   clock_skew_s: 5,
+  cors_origins: [],
   certificate_devices: "off",
   certificate_publish: ["devices/{device_id}/#"],
   certificate_subscribe: ["devices/{device_id}/#"],

@@ -138,7 +138,7 @@ Deno.test("MQTT over WebSocket: a device that does not read costs bounded memory
   });
   const request = [
     "GET /mqtt HTTP/1.1",
-    "Host: x",
+    "Host: 127.0.0.1",
     "Connection: Upgrade",
     "Upgrade: websocket",
     "Sec-WebSocket-Version: 13",

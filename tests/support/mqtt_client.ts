@@ -156,6 +156,17 @@ export class MqttClient extends RawConnection<Packet> {
     await this.expect("pingresp");
   }
 
+  /** Fails when a PUBLISH of another topic comes before the answer to a PINGREQ. */
+  async expect_nothing_but(is_expected: (topic: string) => boolean): Promise<void> {
+    await this.say({ type: "pingreq" });
+    for (;;) {
+      const packet = await this.next();
+      if (packet?.type === "pingresp") return;
+      if (packet?.type === "publish" && is_expected(packet.topic)) await this.acknowledge(packet);
+      else throw new Error(`${this.name}: not expected: ${text_of(packet)}`);
+    }
+  }
+
   /** DISCONNECT, as a client that is content. */
   async disconnect(packet: Partial<Of<"disconnect">> = {}): Promise<void> {
     await this.say({ type: "disconnect", reason_code: 0, ...packet });

@@ -1,5 +1,13 @@
 /** Keys and tokens for tests: one key of each algorithm, made once. */
-import { exportJWK, generateKeyPair, importJWK, type JWK, type JWTPayload, SignJWT } from "jose";
+import {
+  exportJWK,
+  exportSPKI,
+  generateKeyPair,
+  importJWK,
+  type JWK,
+  type JWTPayload,
+  SignJWT,
+} from "jose";
 import type { Algorithm } from "../../core/keys.ts";
 
 export interface TestKey {
@@ -46,3 +54,10 @@ export const all_claims: JWTPayload = Object.freeze({
   subscribe: ["#", "$SYS/#", "$presence/#"],
   admin: true,
 });
+
+/** The public part as PEM. */
+export async function spki_pem({ jwk, algorithm }: TestKey): Promise<string> {
+  const { d: _d, p: _p, q: _q, dp: _dp, dq: _dq, qi: _qi, ...rest } = jwk;
+  const key = await importJWK(rest, algorithm, { extractable: true }) as CryptoKey;
+  return await exportSPKI(key) + "\n";
+}
