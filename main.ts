@@ -57,6 +57,21 @@ async function begin_to_join(config: Config, log: Log): Promise<Joining | undefi
   }
 }
 
+/** The breaker, and who tells it what Prometheus knows. */
+async function watch_prometheus(
+  config: Config,
+  router: Router,
+  metrics: Metrics,
+  log: Log,
+): Promise<void> {
+  if (config.prometheus === "") return;
+  const { Breaker, breaker_default } = await import("./core/cluster/breaker.ts");
+  const { PrometheusWatch } = await import("./core/cluster/prometheus.ts");
+  const breaker = new Breaker(breaker_default, (from, to) => log.warn("breaker", { from, to }));
+  metrics.add_breaker(breaker, new PrometheusWatch(config.prometheus, breaker, log, Date.now));
+  router.breaker = breaker;
+}
+
 async function open_store(config: Config): Promise<Store> {
   if (config.data === "memory") return new MemoryStore();
   try {
@@ -249,6 +264,8 @@ async function serve(args: readonly string[]): Promise<void> {
   });
   const on_drain = () => drain.begin();
   const cluster = await joining?.join({ router, hub, longwire, describe, on_drain });
+  if (cluster !== undefined) metrics.add_cluster(cluster, router);
+  await watch_prometheus(config, router, metrics, log);
   const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
   const devices = new Devices(sessions, router, hub);
   const read_page = (name: string) =>

@@ -80,6 +80,8 @@ export interface Config {
   /** Servers of etcd and of NATS, host:port; both empty = no cluster. */
   readonly etcd: readonly string[];
   readonly nats: readonly string[];
+  /** host:port of Prometheus; "" = there is no breaker. */
+  readonly prometheus: string;
   /** host:port that devices of other nodes are sent to; "" = that of the MQTT listener. */
   readonly advertise: string;
   /** Where other nodes reach this one. */
@@ -543,6 +545,11 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: place_list,
     fallback: "",
     help: "servers of NATS with JetStream, which hold the log of a cluster in place of data",
+  },
+  prometheus: {
+    type: place,
+    fallback: "",
+    help: "Prometheus that is asked whether what the service depends on is up",
   },
   advertise: {
     type: place,

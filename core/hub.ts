@@ -246,25 +246,36 @@ export class Hub implements ReactorHandler {
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
     if (!this.sessions.get(claim.id)?.connected) claim.access?.tenant.check_connections();
     const handshake = new Handshake(driver, conn, generation, claim);
-    const { ownership } = this;
-    if (ownership === null || ownership.holds(claim.id)) return this.#claim(handshake);
-    this.#set(conn, handshake);
-    const go_on = (step: () => void) => {
-      if (this.#get(conn) === handshake) {
-        this.#set(conn, undefined);
-        step();
-        this.router.schedule_turn();
-      } else if (this.sessions.get(claim.id) === undefined) ownership.release(claim.id);
-    };
-    ownership.claim(claim.id, claim.takes_over)
-      .then(() => this.sessions.fetch(claim.id))
-      .then(() => go_on(() => this.claim(conn, generation, driver, claim)))
-      .catch((error) => go_on(() => this.#refuse(handshake, ...this.#said_of(error, driver))));
+    const refusal = this.router.refusal_of_breaker();
+    if (refusal !== null) throw refusal;
+    this.#own(handshake);
   }
 
-  #said_of(error: unknown, driver: Driver): [Code, string] {
-    const { code, message } = this.#as_refusal(error, driver.name);
-    return [code, message];
+  /** Goes on when this node owns the session: now, or when the cluster has said so. */
+  #own(handshake: Handshake): void {
+    const { ownership } = this;
+    const { conn, driver, claim: { id, takes_over } } = handshake;
+    if (ownership === null || ownership.holds(id)) return this.#claim(handshake);
+    this.#set(conn, handshake);
+    const go_on = (step: () => void) => {
+      if (this.#get(conn) !== handshake) { // it has gone meanwhile
+        if (this.sessions.get(id) === undefined) ownership.release(id);
+        return;
+      }
+      this.#set(conn, undefined);
+      try {
+        step();
+      } catch (error) {
+        const { code, message } = this.#as_refusal(error, driver.name);
+        this.#refuse(handshake, code, message);
+      }
+      this.router.schedule_turn();
+    };
+    ownership.claim(id, takes_over).then(() => this.sessions.fetch(id))
+      .then(() => go_on(() => this.#own(handshake)), (error) =>
+        go_on(() => {
+          throw error;
+        }));
   }
 
   #claim(handshake: Handshake): void {

@@ -5,6 +5,8 @@
 import { Counter, Gauge, Registry } from "prom-client";
 import type { Reactor } from "../ffi/reactor.ts";
 import type { AuthCounts } from "./auth.ts";
+import type { Breaker } from "./cluster/breaker.ts";
+import type { View } from "./cluster/mod.ts";
 import { type Code, code_count, code_of } from "./codes.ts";
 import { limits } from "./limits.ts";
 import type { Router } from "./router.ts";
@@ -30,6 +32,15 @@ export interface MetricsParts {
   readonly tenants: Tenants;
 }
 
+/** What a cluster counts (core/cluster/join.ts). */
+export interface ClusterCounts {
+  readonly node: {
+    readonly view: View;
+    counts(): { readonly held: number; readonly registered: number; readonly fenced: number };
+  };
+  readonly relay: { readonly sent: number; readonly received: number };
+}
+
 export class Metrics {
   readonly #registry = new Registry();
 
@@ -38,6 +49,43 @@ export class Metrics {
     this.#service(parts);
     this.#store(parts.store);
     if (parts.auth !== null) this.#tenants(parts.tenants, parts.auth.counts);
+  }
+
+  /** What there is only with some settings. */
+  add_breaker(breaker: Breaker, source: { is_unreachable: boolean; failures: number }): void {
+    const states = ["closed", "open", "half_open"] as const;
+    this.#gauge("breaker_state", "1 for the state that the breaker is in", () => {
+      return states.map((state) => [{ state }, breaker.state === state ? 1 : 0]);
+    }, ["state"]);
+    this.#counter("breaker_opened", "Times that the breaker opened", () => breaker.opened);
+    this.#gauge(
+      "prometheus_unreachable",
+      "1 while Prometheus does not answer: the breaker stays as it is",
+      () => source.is_unreachable ? 1 : 0,
+    );
+    this.#counter("prometheus_failures", "Questions not answered", () => source.failures);
+  }
+
+  add_cluster({ node, relay }: ClusterCounts, router: Router): void {
+    this.#gauge("cluster_members", "Members in this node's view", () => node.view.members.size);
+    this.#gauge("cluster_view", "Number of this node's view", () => node.view.number);
+    this.#gauge("sessions_held", "Sessions that this node owns", () => node.counts().held);
+    this.#gauge(
+      "sessions_registered",
+      "Sessions whose owner this node names",
+      () => node.counts().registered,
+    );
+    this.#counter("cluster_fenced", "Times that the node fenced itself", () => {
+      return node.counts().fenced;
+    });
+    this.#counter("messages_relayed", "Messages of QoS 0 to and from other nodes", () => {
+      return [[{ way: "out" }, relay.sent], [{ way: "in" }, relay.received]];
+    }, ["way"]);
+    this.#counter(
+      "relayed_messages_dropped",
+      "Messages of QoS 0 from other nodes that came too long before what was stored before them",
+      () => router.early_dropped,
+    );
   }
 
   get content_type(): string {

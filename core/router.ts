@@ -6,6 +6,7 @@
  */
 import { setImmediate } from "node:timers";
 import type { Reactor } from "../ffi/reactor.ts";
+import type { Breaker } from "./cluster/breaker.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
@@ -74,6 +75,8 @@ export class Router {
   readonly fanout: Fanout;
   /** Answers for topics that are the service's own; undefined = the filter matches none of them. */
   own_topics: { retained(filter: string): Soon<RetainedPage> | undefined } | null = null;
+  /** Refuses everything while what the service depends on is down; null = nobody watches that. */
+  breaker: Breaker | null = null;
   /** Other nodes; null = there are none. */
   relay: Relay | null = null;
   /** The session of an id, for No Local; set by whoever knows the sessions. */
@@ -121,6 +124,8 @@ export class Router {
       this.schedule_turn();
       return this.refuse(message, origin, token, new Refusal(codes.queue_full));
     }
+    const closed = this.refusal_of_breaker();
+    if (closed !== null) return this.refuse(message, origin, token, closed);
     this.stats.published[message.qos]++;
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
@@ -160,6 +165,22 @@ export class Router {
       for (const { message, after } of early) this.passed(message, after);
     }
     this.schedule_turn();
+  }
+
+  /** Why nothing more is let in now; null = it is. */
+  refusal_of_breaker(): Refusal | null {
+    const { breaker } = this;
+    if (breaker === null) return null;
+    const now_ms = this.now_ms();
+    if (breaker.admits(now_ms)) return null;
+    return new Refusal(codes.breaker_open, undefined, breaker.retry_after_ms(now_ms));
+  }
+
+  /** Says so before anything is read of a publish. Throws Refusal. */
+  check_breaker(): void {
+    if (this.breaker?.state !== "open") return;
+    const refusal = this.refusal_of_breaker();
+    if (refusal !== null) throw refusal;
   }
 
   /** Refuses a publish, after the answers of those that its origin published before it. */

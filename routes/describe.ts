@@ -36,6 +36,7 @@ const page = [
 const ok = { description: "It is" };
 const publish_errors = [
   "body_timeout",
+  "breaker_open",
   "body_too_large",
   "encoding_unsupported",
   "forbidden",

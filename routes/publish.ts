@@ -72,6 +72,7 @@ function content_type_of(request: Request): string | null {
 
 /** POST /v1/topics/{topic}: the body is the payload, as it is. */
 export async function publish_raw(call: Call, context: Context): Promise<Response> {
+  context.router.check_breaker();
   const topic = check_topic(call.rest);
   const { query } = call;
   const qos = parse_qos(query.get("qos") ?? 1);

@@ -122,6 +122,7 @@ const ndjson_types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)
 
 /** POST /v1/publish: one message, or many with a result for each, in order. */
 export async function publish_many(call: Call, context: Context): Promise<Response> {
+  context.router.check_breaker();
   if (ndjson_types.test(call.request.headers.get("content-type") ?? "")) {
     return await publish_lines(call, context);
   }

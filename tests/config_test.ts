@@ -54,6 +54,7 @@ const defaults: Config = {
   device_bytes_per_s: 0,
   etcd: [],
   nats: [],
+  prometheus: "",
   advertise: "",
   peer: { host: "127.0.0.1", port: 7100 },
   peer_cert: "",

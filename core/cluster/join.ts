@@ -32,6 +32,7 @@ export interface Joining {
 
 export interface Joined {
   readonly node: ClusterNode;
+  readonly relay: NatsRelay;
   close(): Promise<void>;
 }
 
@@ -60,7 +61,7 @@ export async function begin_to_join(
       relay.close();
       await nats.close();
     };
-    return { node, close };
+    return { node, relay, close };
   };
   return { store, join };
 }
