@@ -399,7 +399,10 @@ export class Hub implements ReactorHandler {
    */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
     const before = session.options_of(filter);
-    if (before === undefined) count_subscriptions(session, 1);
+    if (before === undefined) {
+      this.sessions.subscriptions++;
+      count_subscriptions(session, 1);
+    }
     if (is_shared(filter)) {
       session.subscribe(filter, options);
       return this.shared.join(session, filter, options);
@@ -458,6 +461,7 @@ export class Hub implements ReactorHandler {
       this.#count_refused(refusal.code);
       if (is_shared(filter)) this.shared.part(session, filter);
       session.unsubscribe(filter);
+      this.sessions.subscriptions--;
       this.sessions.changed(session);
     }
     count_subscriptions(session, session.subscription_count);
@@ -467,6 +471,7 @@ export class Hub implements ReactorHandler {
   unsubscribe(session: Session, filter: string): boolean {
     const options = session.options_of(filter);
     if (options === undefined) return false;
+    this.sessions.subscriptions--;
     count_subscriptions(session, -1);
     if (is_shared(filter)) this.shared.part(session, filter);
     else this.router.fanout.leave(session, filter, options);
@@ -585,6 +590,7 @@ export class Hub implements ReactorHandler {
     session.wire = claim.wire;
     session.answers = driver;
     session.conn = conn;
+    this.sessions.joined();
     session.generation = generation;
     session.transient = claim.transient;
     session.listener = this.drivers.indexOf(driver);
@@ -649,6 +655,7 @@ export class Hub implements ReactorHandler {
       if (!inflight.has(packet_id)) inflight.set(packet_id, exchange);
     }
     session.conn = offline;
+    this.sessions.left();
     session.closing = false;
     session.identified = false;
     session.certificate = null;

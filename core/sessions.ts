@@ -43,6 +43,10 @@ export class Sessions {
   on_end: (id: string) => void = () => {};
   /** Sessions that have ended for want of their device. */
   expired = 0;
+  /** Counted as they change: going through a million would be felt. */
+  connected = 0;
+  connected_max = 0;
+  subscriptions = 0;
 
   #answers_of: (wire: Wire) => PublishAnswers = () => {
     throw new Error("Sessions.load() comes first");
@@ -69,6 +73,17 @@ export class Sessions {
     return this.#by_id.size;
   }
 
+  /** A session got a connection. */
+  joined(): void {
+    this.connected++;
+    this.connected_max = Math.max(this.connected_max, this.connected);
+  }
+
+  /** A session lost its connection. */
+  left(): void {
+    this.connected--;
+  }
+
   get(id: string): Session | undefined {
     return this.#by_id.get(id);
   }
@@ -89,6 +104,7 @@ export class Sessions {
       }
       const session = session_of(stored, answers_of, this.now_ms(), this.store.head);
       this.#by_id.set(session.id, session);
+      this.subscriptions += session.subscription_count;
       this.#set_alarm(session);
     }
     for (const session of this.#by_id.values()) this.groups?.loaded(session);
@@ -102,6 +118,7 @@ export class Sessions {
     if (stored === undefined || this.#by_id.has(id)) return;
     const session = session_of(stored, this.#answers_of, this.now_ms(), this.store.head);
     this.#by_id.set(id, session);
+    this.subscriptions += session.subscription_count;
     this.#set_alarm(session);
   }
 
@@ -119,6 +136,7 @@ export class Sessions {
       session.will = null;
     }
     this.#by_id.clear();
+    this.subscriptions = 0;
     this.#moved.clear();
     this.#changed.clear();
     this.#alarms.clear();
@@ -200,7 +218,10 @@ export class Sessions {
   }
 
   #drop(session: Session): void {
-    if (this.#by_id.get(session.id) === session) this.#by_id.delete(session.id);
+    if (this.#by_id.get(session.id) === session) {
+      this.#by_id.delete(session.id);
+      this.subscriptions -= session.subscription_count;
+    }
     this.#moved.delete(session);
     this.#changed.delete(session);
     this.#alarms.get(session.alarm_tick)?.delete(session);

@@ -76,7 +76,6 @@ export class SysTopics {
   readonly #loads = new Map(names.map((name) => [name, new Load()]));
   #before: Counts;
   #sampled_ms: number;
-  #connected_max = 0;
   #timer: ReturnType<typeof setInterval> | undefined;
 
   constructor(readonly parts: SysParts) {
@@ -137,14 +136,6 @@ export class SysTopics {
     }
     this.#before = counts;
     this.#sampled_ms = now_ms;
-    this.#count_connected();
-  }
-
-  #count_connected(): number {
-    let connected = 0;
-    for (const session of this.parts.sessions.all()) if (session.connected) connected++;
-    this.#connected_max = Math.max(this.#connected_max, connected);
-    return connected;
   }
 
   /** Messages of the topics that somebody wants. */
@@ -167,13 +158,13 @@ export class SysTopics {
     yield ["version", () => `longwire version ${version}`];
     yield ["uptime", () => `${Math.floor((now_ms() - this.#begin_ms) / 1000)} seconds`];
     yield ["clients/total", () => sessions.count];
-    yield ["clients/connected", () => this.#count_connected()];
-    yield ["clients/active", () => this.#count_connected()]; // its name of old
-    yield ["clients/disconnected", () => sessions.count - this.#count_connected()];
-    yield ["clients/inactive", () => sessions.count - this.#count_connected()];
-    yield ["clients/maximum", () => (this.#count_connected(), this.#connected_max)];
+    yield ["clients/connected", () => sessions.connected];
+    yield ["clients/active", () => sessions.connected]; // its name of old
+    yield ["clients/disconnected", () => sessions.count - sessions.connected];
+    yield ["clients/inactive", () => sessions.count - sessions.connected];
+    yield ["clients/maximum", () => sessions.connected_max];
     yield ["clients/expired", () => sessions.expired];
-    yield ["subscriptions/count", () => this.#subscription_count()];
+    yield ["subscriptions/count", () => sessions.subscriptions];
     yield ["shared_subscriptions/count", () => hub.shared.count];
     yield ["retained messages/count", () => store.retained_count()];
     yield ["store/messages/count", () => store.head - store.first + 1];
@@ -184,11 +175,5 @@ export class SysTopics {
     for (const [name, load] of this.#loads) {
       for (const [topic, value] of load.entries(loads[name])) yield [topic, () => value];
     }
-  }
-
-  #subscription_count(): number {
-    let count = 0;
-    for (const session of this.parts.sessions.all()) count += session.subscription_count;
-    return count;
   }
 }
