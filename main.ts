@@ -24,6 +24,7 @@ import { Log } from "./core/log.ts";
 import { Metrics } from "./core/metrics.ts";
 import { open_gate } from "./core/open_gate.ts";
 import { proxy_header } from "./core/protocol/proxy_header.ts";
+import { Receipts } from "./core/receipts.ts";
 import { Router } from "./core/router.ts";
 import { Wire } from "./core/session.ts";
 import { Sessions } from "./core/sessions.ts";
@@ -267,10 +268,11 @@ async function serve(args: readonly string[]): Promise<void> {
   if (cluster !== undefined) metrics.add_cluster(cluster, router);
   await watch_prometheus(config, router, metrics, log);
   const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
+  const receipts = new Receipts(sessions, reactor);
   const devices = new Devices(sessions, router, hub);
   const read_page = (name: string) =>
     Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url));
-  const context = { ...shown, devices, read_page, log, now_ms, ...stopping, open_mqtt };
+  const context = { ...shown, devices, receipts, read_page, log, now_ms, ...stopping, open_mqtt };
   const { cors_origins } = config;
   const guarded = { cors_origins, is_open: auth === null, refused };
   const handler = guard(make_handler(context), guarded);
@@ -295,6 +297,7 @@ async function serve(args: readonly string[]): Promise<void> {
   sys.stop();
   opened.stop();
   const close_http = async () => {
+    receipts.stop();
     end_event_streams(context);
     front?.close();
     await Promise.all([http?.shutdown(), https?.server.shutdown()]);

@@ -87,6 +87,7 @@ const rows = {
   fenced: [59, "The node has lost its place in the cluster", 503, 0x9c, 3, true],
   moved: [60, "Another node is to take the device", 503, 0x9c, 3, true],
   breaker_open: [61, "What the service depends on is down", 503, 0x88, 3, true],
+  not_subscribed: [62, "The device does not subscribe to what is pushed", 409, 0x80, 0, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

@@ -383,6 +383,7 @@ export class Hub implements ReactorHandler {
       else inflight.set(plain.packet_id, exchange);
       received.push(plain.packet_id);
     }
+    this.sessions.progress(session);
     if (received.length === 0) return this.sessions.changed(session);
     // Only then PUBREL: the device forgets the packet id with it, so nothing may forget it here.
     this.when_kept(session, () => this.driver_of(session).release(session, received));

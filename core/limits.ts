@@ -125,6 +125,9 @@ export const limits = Object.freeze({
   https_connections_max: 20_000,
   /** MQTT over WebSocket: connections at the same time. */
   websockets_max: 10_000,
+  /** Pushes that wait for the acknowledgement of their device, and for how long one may. */
+  receipts_max: 100_000,
+  receipt_timeout_ms_max: 120_000,
   /** Bytes of one that were received and not taken: past this it is closed. */
   websocket_waiting_bytes: 4 << 20,
   /** Bytes of one that its device has not read: past this nothing more is read from the reactor. */

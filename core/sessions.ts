@@ -41,6 +41,9 @@ export class Sessions {
   groups: Groups | null = null;
   /** Told when there is no session of an id any more. */
   on_end: (id: string) => void = () => {};
+  /** Sessions somebody waits for, and who is told that one has acknowledged more, or has ended. */
+  readonly awaited = new Set<Session>();
+  on_progress: (session: Session) => void = () => {};
   /** Sessions that have ended for want of their device. */
   expired = 0;
   /** Counted as they change: going through a million would be felt. */
@@ -225,6 +228,7 @@ export class Sessions {
     this.#moved.delete(session);
     this.#changed.delete(session);
     this.#alarms.get(session.alarm_tick)?.delete(session);
+    this.progress(session);
   }
 
   /** Writes, or deletes, a row that is not a session. */
@@ -243,6 +247,12 @@ export class Sessions {
     if (offset <= session.cursor) return;
     session.move_cursor(offset);
     if (!session.transient) this.#moved.add(session);
+    this.progress(session);
+  }
+
+  /** The session may have acknowledged what somebody waits for. */
+  progress(session: Session): void {
+    if (this.awaited.size > 0 && this.awaited.has(session)) this.on_progress(session);
   }
 
   /**

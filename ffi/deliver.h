@@ -333,6 +333,9 @@ static void run_plain(struct io_thread *t, struct connection *c, unsigned type) 
     c->flags &= ~(uint32_t)READ_STOPPED;
     go_on(t, c);
     break;
+  case LW_COMMAND_REPORT_ACKS:
+    c->flags |= REPORT_ACKS;
+    break;
   default:
     assert(!"unknown command");
   }

@@ -265,6 +265,7 @@ static uint32_t head_size_of(unsigned type) {
   case LW_COMMAND_LIVE:
   case LW_COMMAND_PAUSE:
   case LW_COMMAND_RESUME:
+  case LW_COMMAND_REPORT_ACKS:
     return sizeof(struct lw_command);
   default:
     return 0;

@@ -156,6 +156,8 @@ enum lw_command_type {
   LW_COMMAND_LIVE = 10,
   LW_COMMAND_PAUSE = 11,  /* struct lw_command: stop reading from the connection */
   LW_COMMAND_RESUME = 12, /* struct lw_command: read again */
+  /* struct lw_command: from now on as if it had been activated with LW_ACTIVATE_REPORT_ACKS */
+  LW_COMMAND_REPORT_ACKS = 13,
 };
 
 struct lw_command {

@@ -84,6 +84,7 @@ const Command = {
   live: 10,
   pause: 11,
   resume: 12,
+  report_acks: 13,
 } as const;
 
 /** A call of the library failed; `errno` is POSIX's, positive. */
@@ -279,6 +280,8 @@ export interface Reactor {
   live(conn: number, generation: number, behind_count: number): void;
   pause(conn: number, generation: number): void;
   resume(conn: number, generation: number): void;
+  /** on_acked from now on, whatever it was activated with. */
+  report_acks(conn: number, generation: number): void;
   flush(): void;
   stats(): ReactorStats;
   peer(conn: number, generation: number): string;
@@ -595,6 +598,10 @@ class NativeReactor implements OwnReactor {
 
   resume(conn: number, generation: number): void {
     this.#plain(Command.resume, conn, generation);
+  }
+
+  report_acks(conn: number, generation: number): void {
+    this.#plain(Command.report_acks, conn, generation);
   }
 
   flush(): void {

@@ -8,6 +8,7 @@ import type { Devices } from "../core/devices.ts";
 import type { Gate } from "../core/gate.ts";
 import type { Log } from "../core/log.ts";
 import type { Metrics } from "../core/metrics.ts";
+import type { Receipts } from "../core/receipts.ts";
 import type { Router } from "../core/router.ts";
 import type { Store } from "../core/store/mod.ts";
 
@@ -24,6 +25,7 @@ export interface Context {
   readonly store: Store;
   readonly metrics: Metrics;
   readonly log: Log;
+  readonly receipts: Receipts;
   /** Unix milliseconds. */
   readonly now_ms: () => number;
   readonly is_stopping: () => boolean;

@@ -12,6 +12,7 @@ import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
+import { push } from "./push.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { publish_raw } from "./publish.ts";
 import { publish_many } from "./publish_batch.ts";
@@ -39,6 +40,12 @@ export const routes: readonly Route[] = [
   { method: "GET", path: "/v1/devices/{id}", permission: "devices", handler: device },
   { method: "DELETE", path: "/v1/devices/{id}", permission: "devices", handler: kick_device },
   { method: "GET", path: "/v1/presence", permission: "devices", handler: presence },
+  {
+    method: "POST",
+    path: "/v1/devices/{id}/messages",
+    permission: "token",
+    handler: push,
+  },
   { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
   { method: "GET", path: "/", permission: "public", handler: docs_page },
   { method: "GET", path: "/docs/{file}", permission: "public", handler: docs_file },

@@ -17,8 +17,12 @@ const errors_of_all: readonly CodeName[] = ["query_invalid", "internal", "method
 const errors_of_token: readonly CodeName[] = ["unauthorized", "token_expired", "forbidden"];
 
 /** Refusals by status: several codes may share one. */
-function errors_of(operation: Operation, permission: string): Record<string, unknown> {
+function errors_of(
+  operation: Operation,
+  { path, permission }: Described,
+): Record<string, unknown> {
   const names = new Set<CodeName>([...errors_of_all, ...operation.errors]);
+  if (path.includes("{")) names.add("not_found"); // with nothing in its place
   if (permission !== "public") { for (const name of errors_of_token) names.add(name); }
   const by_status: Record<string, string[]> = {};
   for (const name of names) {
@@ -35,7 +39,8 @@ function errors_of(operation: Operation, permission: string): Record<string, unk
   );
 }
 
-function describe({ method, path, permission }: Described): Record<string, unknown> {
+function describe(route: Described): Record<string, unknown> {
+  const { method, path, permission } = route;
   const operation = operations[`${method} ${path}`];
   if (operation === undefined) return { summary: path, responses: {} };
   const { id, tag, summary, description, parameters, body, body_is_optional, answers } = operation;
@@ -48,7 +53,7 @@ function describe({ method, path, permission }: Described): Record<string, unkno
     ...(body === undefined ? {} : {
       requestBody: { required: body_is_optional === undefined, content: body },
     }),
-    responses: { ...answers, ...errors_of(operation, permission) },
+    responses: { ...answers, ...errors_of(operation, route) },
     security: permission === "public" ? [] : [{ bearer: [] }],
   };
 }

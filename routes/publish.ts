@@ -65,7 +65,7 @@ export function message_of(
 }
 
 /** What curl and forms send unasked says nothing about the payload. */
-function content_type_of(request: Request): string | null {
+export function content_type_of(request: Request): string | null {
   const content_type = request.headers.get("content-type");
   return content_type === "application/x-www-form-urlencoded" ? null : content_type;
 }

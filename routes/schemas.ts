@@ -82,7 +82,15 @@ export const schemas: Readonly<Record<string, Schema>> = {
     gap: flag,
   }),
   Receipt: {
-    ...object({ id: nullable_text, epoch: text, offset, topic: text, acked: flag, time }, ["time"]),
+    ...object({
+      id: text,
+      epoch: text,
+      offset,
+      topic: text,
+      audience: { type: "integer", minimum: 0 },
+      acked: flag,
+      time,
+    }, ["time"]),
     description: "`acked`: the device has acknowledged the message, at `time`.",
   },
 };

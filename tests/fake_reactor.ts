@@ -324,6 +324,7 @@ export class FakeReactor implements Reactor {
 
   pause(): void {}
   resume(): void {}
+  report_acks(): void {}
   unlisten(): void {}
   wake(): void {}
   close(): void {}

@@ -1,0 +1,93 @@
+/** POST /v1/devices/{id}/messages: one message to one device, answered when it is there. */
+import { type Code, codes, Refusal } from "../core/codes.ts";
+import { limits } from "../core/limits.ts";
+import { device_id_problem } from "../core/namespace.ts";
+import { inbox_topic } from "../core/receipts.ts";
+import type { PublishOrigin } from "../core/session.ts";
+import { topic_problem } from "../core/topic_tree.ts";
+import { parse_duration_ms, read_body } from "./body.ts";
+import type { Call, Context, Query } from "./context.ts";
+import { admit, content_type_of, message_of, once_of, parse_qos } from "./publish.ts";
+
+const timeout_default_ms = 5000;
+
+/** The publish of a push. */
+class Push implements PublishOrigin {
+  appends_pending = 0;
+  readonly #done = Promise.withResolvers<{ offset: number; audience: number }>();
+
+  get done(): Promise<{ offset: number; audience: number }> {
+    return this.#done.promise;
+  }
+
+  published(_token: number, offset: number, audience: number): void {
+    this.#done.resolve({ offset, audience });
+  }
+
+  refused(_token: number, code: Code, detail: string): void {
+    this.#done.reject(new Refusal(code, detail));
+  }
+}
+
+/** How long to wait for the acknowledgement, milliseconds; 0 = not at all. */
+function parse_wait(query: Query): number {
+  const wait = query.get("wait") ?? "stored";
+  const timeout = query.get("timeout");
+  if (wait !== "acked" && wait !== "stored") {
+    throw new Refusal(codes.query_invalid, `wait must be stored or acked, not "${wait}"`);
+  }
+  const ms = timeout === null ? timeout_default_ms : parse_duration_ms("timeout", timeout);
+  if (ms < 1 || ms > limits.receipt_timeout_ms_max) {
+    const most_s = limits.receipt_timeout_ms_max / 1000;
+    throw new Refusal(codes.query_invalid, `timeout must be above 0 and at most ${most_s}s`);
+  }
+  return wait === "acked" ? ms : 0;
+}
+
+function check_id(id: string): string {
+  const why = device_id_problem(id) ?? topic_problem(id);
+  if (why !== undefined) throw new Refusal(codes.client_id_invalid, `Cannot push to it: ${why}`);
+  return id;
+}
+
+export async function push(call: Call, context: Context): Promise<Response> {
+  const { query, access, request } = call;
+  const id = check_id(call.rest);
+  const topic = inbox_topic(id);
+  const qos = parse_qos(query.get("qos") ?? 1);
+  if (qos === 0) throw new Refusal(codes.query_invalid, "qos must be 1 or 2");
+  const ttl = query.get("ttl");
+  const ttl_ms = ttl === null ? 0 : parse_duration_ms("ttl", ttl);
+  const wait_ms = parse_wait(query);
+  const payload = await read_body(request, limits.payload_bytes_max);
+  const now_ms = context.now_ms();
+  const inner = admit(call, topic, payload.length, now_ms);
+  const { receipts, store } = context;
+  const session = wait_ms > 0 ? receipts.expect(access.tenant.id(id), inner) : undefined;
+  const content_type = content_type_of(request);
+  const options = { qos, retain: false, ttl_ms, key: "", content_type, now_ms };
+  const push = new Push();
+  context.router.publish(message_of(inner, payload, options), push, 0, null, once_of(call));
+  const { offset, audience } = await push.done;
+  const id_in_log = `${store.epoch}:${offset}`;
+  if (session !== undefined) {
+    try {
+      await receipts.acknowledged(session, offset, wait_ms);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      const detail = `${error.message}; it is stored as ${id_in_log}`;
+      throw new Refusal(error.code, detail, error.retry_after_ms);
+    }
+  }
+  const acked = session !== undefined;
+  const time = acked ? { time: new Date(context.now_ms()).toISOString() } : {};
+  return Response.json({
+    id: id_in_log,
+    epoch: store.epoch,
+    offset,
+    topic,
+    audience,
+    acked,
+    ...time,
+  });
+}
