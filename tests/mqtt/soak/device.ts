@@ -126,12 +126,14 @@ export class Device implements LinkOwner {
     if (before !== null) this.#will_due("taken over", now());
     const packet = this.#connect_packet(plan);
     this.note(`CONNECT v${plan.version} clean=${plan.clean} expiry=${plan.expiry_s}`);
+    const { mqtt } = this.world;
     let link: Link;
     let connack: Promise<Connack | undefined>;
     try {
-      [link, connack] = await Link.open(this.world.mqtt, packet, this, before);
+      [link, connack] = await Link.open(mqtt, packet, this, before);
     } catch (error) {
-      if (!this.world.is_restarting) this.problem(`cannot connect: ${error}`);
+      const is_gone = this.world.is_restarting || this.world.mqtt !== mqtt;
+      if (!is_gone) this.problem(`cannot connect: ${error}`);
       return false;
     }
     const answer = await connack;
