@@ -79,7 +79,7 @@ export function connect_of(random: Random, version: Version, client_id: string):
     type: "connect",
     version,
     clean_start: random() < 0.5,
-    keepalive_s: pick(random, [0, 1, 60, 65_535]),
+    keepalive_s: pick(random, [0, 30, 60, 65_535]),
     client_id,
     ...(random() < 0.3 ? { will } : {}),
     ...(random() < 0.3 ? { username: pick(random, texts), password: new Uint8Array(3) } : {}),

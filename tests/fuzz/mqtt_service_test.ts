@@ -63,7 +63,7 @@ function refusal_of({ bytes }: Sequence) {
 }
 
 /** Reasons for which a packet may be refused that the codec takes. */
-const of_state = [0x82, 0x87, 0x8e, 0x8f, 0x8c, 0x90, 0x93, 0x94, 0x95, 0x97, 0x99];
+const of_state = [0x82, 0x87, 0x8d, 0x8e, 0x8f, 0x8c, 0x90, 0x93, 0x94, 0x95, 0x97, 0x99];
 
 /** Sends everything at once or in pieces; reads to the end, which may be ours. */
 async function talk(service: Service, sequence: Sequence, random: Random) {
@@ -94,7 +94,7 @@ async function talk(service: Service, sequence: Sequence, random: Random) {
   return left;
 }
 
-/** The version in which the service answers: that of the CONNECT as it arrives, 3.1.1 if it has none. */
+/** The version in which the service answers: that of the CONNECT, 3.1.1 where it has none. */
 function told_in(sequence: Sequence): mqtt.Version {
   const { version } = refusal_of(sequence);
   const [at, size] = body_of(sequence.bytes);
