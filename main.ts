@@ -3,6 +3,8 @@
  * that names concrete classes.
  */
 import { run_pub, run_sub } from "./core/client/commands.ts";
+import { run_devices } from "./core/client/devices.ts";
+import { run_token } from "./core/client/token.ts";
 import { type Code, codes } from "./core/codes.ts";
 import type { Joining } from "./core/cluster/join.ts";
 import {
@@ -383,6 +385,10 @@ async function main(): Promise<number> {
         return await run_pub(command.args, stop_signal());
       case "sub":
         return await run_sub(command.args, stop_signal());
+      case "token":
+        return await run_token(command.args);
+      case "devices":
+        return await run_devices(command.args);
       case "doctor":
         return await examine_machine(command.args);
       case "backup":

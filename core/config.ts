@@ -113,6 +113,8 @@ export const commands = [
   { name: "serve", help: "run the service (the default)" },
   { name: "pub", help: "publish one message" },
   { name: "sub", help: "print the messages of a topic filter" },
+  { name: "token", help: "make a token with a key: who may publish and subscribe where" },
+  { name: "devices", help: "list the devices of a service, or let one go" },
   { name: "doctor", help: "check what this machine can do and what stands in the way" },
   {
     name: "backup",

@@ -5,29 +5,11 @@
 import { codes } from "../codes.ts";
 import type { MessageFrame } from "../protocol/longwire.ts";
 import { type Client, type ClientEvent, connect } from "../client.ts";
-import {
-  parse_pub,
-  parse_sub,
-  pub_help,
-  sub_help,
-  type SubOptions,
-  UsageError,
-} from "./options.ts";
-
-const status = { done: 0, failed: 1, usage: 2 } as const;
+import { parse_pub, parse_sub, pub_help, sub_help, type SubOptions } from "./options.ts";
+import { plain, print, say, status, token_from, with_usage } from "./terminal.ts";
 
 const encoder = new TextEncoder();
 const strict_utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function print(text: string): void {
-  const bytes = encoder.encode(text);
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
-}
-
-function say(text: string): void {
-  const bytes = encoder.encode(`${text}\n`);
-  for (let at = 0; at < bytes.length;) at += Deno.stderr.writeSync(bytes.subarray(at));
-}
 
 /** The payload when it is text, undefined when it is not UTF-8. */
 function text_of(payload: Uint8Array): string | undefined {
@@ -80,13 +62,8 @@ function event_line(event: ClientEvent): string | undefined {
   }
 }
 
-/** A system's message without its full stop and number. */
-function plain(reason: string): string {
-  return reason.replace(/ \(os error \d+\)/, "").replace(/\.$/, "");
-}
-
-function client_for(url: string): Client {
-  return connect({ address: url, clean: true });
+async function client_for(url: string, token: string): Promise<Client> {
+  return connect({ address: url, clean: true, token: await token_from(token) });
 }
 
 /** Prints messages until `count` have come or the service refuses; answers the exit status. */
@@ -121,7 +98,7 @@ export async function run_sub(args: readonly string[], stopped: Promise<void>): 
   return await with_usage(args, sub_help, async () => {
     const options = parse_sub(args);
     const { filter, qos, after } = options;
-    const client = client_for(options.url);
+    const client = await client_for(options.url, options.token);
     void stopped.then(() => client.close());
     let refused = "";
     client.subscribe(filter, after === undefined ? { qos } : { qos, after }).then(
@@ -155,9 +132,9 @@ async function connected(client: Client): Promise<string> {
 /** `longwire pub`. */
 export async function run_pub(args: readonly string[], stopped: Promise<void>): Promise<number> {
   return await with_usage(args, pub_help, async () => {
-    const { topic, payload, url, content_type, ...options } = parse_pub(args);
+    const { topic, payload, url, token, content_type, ...options } = parse_pub(args);
     const bytes = payload === "-" ? await read_stdin() : encoder.encode(payload);
-    const client = client_for(url);
+    const client = await client_for(url, token);
     void stopped.then(() => client.close());
     try {
       const epoch = await connected(client);
@@ -173,23 +150,4 @@ export async function run_pub(args: readonly string[], stopped: Promise<void>): 
       await client.close();
     }
   });
-}
-
-/** Help and wrong arguments, the same for both. */
-async function with_usage(
-  args: readonly string[],
-  help: string,
-  run: () => Promise<number>,
-): Promise<number> {
-  if (args.includes("--help") || args.includes("-h")) {
-    print(help);
-    return status.done;
-  }
-  try {
-    return await run();
-  } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
-    say(error.message);
-    return status.usage;
-  }
 }

@@ -12,6 +12,8 @@ export class UsageError extends Error {
 export interface SubOptions {
   readonly filter: string;
   readonly url: string;
+  /** The token, or `@` and its file; "" = none. */
+  readonly token: string;
   readonly qos: Qos;
   /** Also what is stored after this; undefined = from now on. */
   readonly after: FrameCursor | undefined;
@@ -25,6 +27,8 @@ export interface PubOptions {
   /** "-" = what comes on stdin. */
   readonly payload: string;
   readonly url: string;
+  /** The token, or `@` and its file; "" = none. */
+  readonly token: string;
   readonly qos: Qos;
   readonly retain: boolean;
   /** 0 = never expires. */
@@ -40,6 +44,7 @@ export const sub_help = `Print the messages of a topic filter, each as it comes
 Usage: longwire sub <filter> [--option value ...]
 
   --url host:port        where the service listens for devices (default ${url_default})
+  --token text or @file  what the service is shown, where it has keys
   --qos 0|1|2            1 and 2 get what they missed while the connection was down (default 1)
   --after epoch:offset   also what is stored after that; 0 = all that is stored
   --count number         end after so many messages
@@ -54,6 +59,7 @@ Usage: longwire pub <topic> [payload] [--option value ...]
 
   payload                the text; - = what comes on stdin; none = empty
   --url host:port        where the service listens for devices (default ${url_default})
+  --token text or @file  what the service is shown, where it has keys
   --qos 0|1|2            1 and 2 are stored before this command ends (default 1)
   --retain               keep it for those who subscribe later; an empty one removes what is kept
   --ttl duration         forget it after that: 90, 90s, 5m, 2h, 1d (default never)
@@ -64,13 +70,13 @@ The exit status is 0 when the service has taken it, 1 when it has not, 2 for wro
 `;
 
 /** Arguments taken apart: `--name value`, `--name=value`, flags, and the words that are left. */
-interface Words {
+export interface Words {
   readonly words: readonly string[];
   readonly values: ReadonlyMap<string, string>;
   readonly flags: ReadonlySet<string>;
 }
 
-function take_apart(
+export function take_apart(
   args: readonly string[],
   value_names: readonly string[],
   flag_names: readonly string[],
@@ -120,9 +126,11 @@ function ttl_of(text: string): number {
   throw new UsageError(`Cannot use --ttl "${text}": it must be a duration such as 90s`);
 }
 
+const sub_values = ["url", "token", "qos", "after", "count"];
+
 /** @throws UsageError */
 export function parse_sub(args: readonly string[]): SubOptions {
-  const { words, values, flags } = take_apart(args, ["url", "qos", "after", "count"], ["json"]);
+  const { words, values, flags } = take_apart(args, sub_values, ["json"]);
   const [filter, extra] = words;
   if (filter === undefined) throw new UsageError("Cannot subscribe: a topic filter is missing");
   if (extra !== undefined) {
@@ -134,6 +142,7 @@ export function parse_sub(args: readonly string[]): SubOptions {
   return {
     filter,
     url: values.get("url") ?? url_default,
+    token: values.get("token") ?? "",
     qos: qos_of(values.get("qos") ?? "1"),
     after: after_of(values.get("after")),
     count: count === undefined ? 0 : count_of(count),
@@ -143,7 +152,7 @@ export function parse_sub(args: readonly string[]): SubOptions {
 
 /** @throws UsageError */
 export function parse_pub(args: readonly string[]): PubOptions {
-  const names = ["url", "qos", "ttl", "key", "content_type"];
+  const names = ["url", "token", "qos", "ttl", "key", "content_type"];
   const { words, values, flags } = take_apart(args, names, ["retain"]);
   const [topic, payload = "", extra] = words;
   if (topic === undefined) throw new UsageError("Cannot publish: a topic is missing");
@@ -156,6 +165,7 @@ export function parse_pub(args: readonly string[]): PubOptions {
     topic,
     payload,
     url: values.get("url") ?? url_default,
+    token: values.get("token") ?? "",
     qos: qos_of(values.get("qos") ?? "1"),
     retain: flags.has("retain"),
     ttl_ms: ttl_of(values.get("ttl") ?? "0"),
