@@ -2,6 +2,7 @@
  * The composition root: settings -> parts -> serve -> drain. No logic of its own, and the only file
  * that names concrete classes.
  */
+import * as zlib from "node:zlib";
 import { run_pub, run_sub } from "./core/client/commands.ts";
 import { run_devices } from "./core/client/devices.ts";
 import { run_token } from "./core/client/token.ts";
@@ -28,10 +29,13 @@ import { open_gate } from "./core/open_gate.ts";
 import { proxy_header } from "./core/protocol/proxy_header.ts";
 import { Receipts } from "./core/receipts.ts";
 import { Router } from "./core/router.ts";
-import { Wire } from "./core/session.ts";
+import { type ZlibZstd, type Zstd, zstd_of, zstd_of_zlib } from "./core/protocol/zstd.ts";
+import type { ZstdBinding } from "./core/protocol/zstd.ts";
+import { is_longwire } from "./core/session.ts";
 import { Sessions } from "./core/sessions.ts";
 import { shut_down } from "./core/shutdown.ts";
 import * as startup from "./core/startup.ts";
+import { StatusBook } from "./core/status.ts";
 import { MemoryStore } from "./core/store/memory.ts";
 import type { Store } from "./core/store/mod.ts";
 import { SysTopics } from "./core/sys_topics.ts";
@@ -40,8 +44,15 @@ import manifest from "./deno.json" with { type: "json" };
 import { choose_backend } from "./ffi/backend.ts";
 import { BuildError } from "./ffi/build.ts";
 import { Certificates, type UseCertificates } from "./ffi/certificates.ts";
-import { open_reactor, type OwnReactor, protocols, TlsError } from "./ffi/reactor.ts";
+import {
+  type BusyAnswer,
+  open_reactor,
+  type OwnReactor,
+  protocols,
+  TlsError,
+} from "./ffi/reactor.ts";
 import { TlsFront } from "./ffi/tls_front.ts";
+import { build_addon, load_addon } from "./ffi/zstd.ts";
 import { end_event_streams } from "./routes/events.ts";
 import type { Remote } from "./routes/context.ts";
 import { guard } from "./routes/guard.ts";
@@ -151,19 +162,43 @@ function listen(config: Config, hub: Hub, mqtt: Driver, longwire: Driver): start
 
 const loopback = "127.0.0.1";
 
-/** Where MQTT over WebSocket comes in: a listener that only this process knows of. */
-function listen_bridge(hub: Hub, mqtt: Driver): (remote: Remote) => Promise<Deno.TcpConn> {
-  const protocol = protocols.mqtt;
+/** Where WebSockets come in: a listener that only this process knows of. */
+function listen_bridge(
+  hub: Hub,
+  driver: Driver,
+  protocol: number,
+  busy: BusyAnswer,
+): (remote: Remote) => Promise<Deno.TcpConn> {
   const hostname = loopback;
   const place = { address: hostname, port: 0 };
-  const port = hub.reactor.listen({ protocol, ...place, busy: busy_packet, proxy: "always" });
-  hub.drivers.push(mqtt);
+  const port = hub.reactor.listen({ protocol, ...place, busy, proxy: "always" });
+  hub.drivers.push(driver);
   return async (remote) => {
     const conn = await Deno.connect({ hostname, port });
     conn.setNoDelay(true);
     await conn.write(proxy_header(remote.host, remote.port));
     return conn;
   };
+}
+
+/**
+ * Compresses with the best zstd that is there; where the addon has to be built first, that is done
+ * while the service runs. Answers what is in use, for people.
+ */
+function use_zstd(use: (zstd: Zstd) => void, log: Log): string {
+  const addon = load_addon();
+  const zstd = addon === undefined
+    ? zstd_of_zlib(zlib as unknown as ZlibZstd)
+    : zstd_of(addon as ZstdBinding);
+  use(zstd);
+  if (addon !== undefined) return zstd.name;
+  build_addon().then((built) => {
+    use(zstd_of(built as ZstdBinding));
+    log.info("zstd-napi is built and in use");
+  }, (error) => {
+    log.warn("zstd-napi cannot be built; node:zlib stays in use", { problem: error.message });
+  });
+  return `${zstd.name} until zstd-napi is built`;
 }
 
 type HttpServer = Deno.HttpServer<Deno.NetAddr>;
@@ -245,16 +280,22 @@ async function serve(args: readonly string[]): Promise<void> {
   const { gate, tenants, auth } = opened;
   const hub = new Hub(reactor, router, sessions, log, [], gate);
   const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
-  const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, config.node_id);
-  await sessions.load((wire) => wire === Wire.longwire ? longwire : mqtt);
+  const status = new StatusBook(Date.now);
+  const { node_id } = config;
+  const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, node_id, status);
+  const zstd = use_zstd((zstd) => longwire.use_zstd(zstd), log);
+  await sessions.load((wire) => is_longwire(wire) ? longwire : mqtt);
   const { version } = manifest;
   const now_ms = Date.now;
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
   sys.start();
   let is_stopping = false;
   const counts = { http_refused: refused, filters_refused: hub.filters_refused, auth, tenants };
-  const metrics = new Metrics({ reactor, router, sessions, store, version, ...counts });
-  const open_mqtt = listen_bridge(hub, mqtt);
+  const metrics = new Metrics({ reactor, router, sessions, store, status, version, ...counts });
+  const open_bridge = {
+    mqtt: listen_bridge(hub, mqtt, protocols.mqtt, busy_packet),
+    longwire: listen_bridge(hub, longwire, protocols.longwire, busy_frame()),
+  };
   const stopping = { is_stopping: () => is_stopping || drain.is_draining };
   const listeners = listen(config, hub, mqtt, longwire);
   const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
@@ -274,7 +315,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const devices = new Devices(sessions, router, hub);
   const read_page = (name: string) =>
     Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url));
-  const context = { ...shown, devices, receipts, read_page, log, now_ms, ...stopping, open_mqtt };
+  const bridged = { ...stopping, open_bridge };
+  const context = { ...shown, devices, receipts, read_page, log, now_ms, ...bridged };
   const { cors_origins } = config;
   const guarded = { cors_origins, is_open: auth === null, refused };
   const handler = guard(make_handler(context), guarded);
@@ -290,6 +332,7 @@ async function serve(args: readonly string[]): Promise<void> {
     backend_reason: reason,
     thread_count,
     connections_max: reactor.connections_max,
+    zstd,
     data: store.shared === undefined ? config.data : "NATS",
     listening,
     deno: startup.deno_command(Deno.execPath(), Deno.version.deno),

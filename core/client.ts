@@ -14,8 +14,10 @@ import {
   protocol_version,
   type Published,
   type Redirect,
+  type StatusReport,
   type Subscribed,
   type Welcome,
+  type Zstd,
 } from "./protocol/longwire.ts";
 import { Acks } from "./client/acks.ts";
 import {
@@ -25,19 +27,30 @@ import {
   retry_after_ms,
   RetryBudget,
 } from "./client/backoff.ts";
+import { Breaker } from "./client/breaker.ts";
+import { type ClockState, ServerClock } from "./client/clock.ts";
+import { deferred } from "./client/deferred.ts";
 import { EventQueue } from "./client/events.ts";
 import { Link } from "./client/link.ts";
 import { Publishes, type PublishReceipt, Subscriptions, type Wanted } from "./client/requests.ts";
 import { type Rewind, Seen } from "./client/seen.ts";
 import { open_tcp } from "./client/tcp.ts";
 import type { Open } from "./client/transport.ts";
+import { open_websocket } from "./client/websocket.ts";
 
+export type { ClockState } from "./client/clock.ts";
+export type { StatusReport } from "./protocol/longwire.ts";
+export { type Zstd, zstd_of, type ZstdBinding } from "./protocol/zstd.ts";
 export type { PublishReceipt } from "./client/requests.ts";
 export type { Connection, Open } from "./client/transport.ts";
 export { open_tcp } from "./client/tcp.ts";
+export { open_websocket } from "./client/websocket.ts";
 
 export interface ClientOptions {
-  /** host:port of the service; of several, the next is tried when one fails. */
+  /**
+   * host:port of the service, or ws:// and wss:// URLs; of several, the next is tried when one
+   * fails.
+   */
   readonly address: string | readonly string[];
   /** Absent = the service assigns one. */
   readonly session_id?: string;
@@ -51,17 +64,21 @@ export interface ClientOptions {
   readonly keepalive_s?: number;
   /** Where the application stands; absent = where the service last heard that it stood. */
   readonly cursor?: FrameCursor;
-  /** Absent = TCP. */
+  /** Absent = TCP, or WebSocket for an address that is a URL. */
   readonly open?: Open;
+  /** Absent = nothing is compressed. */
+  readonly zstd?: Zstd;
+  /** The `clock` event comes when our clock is so far from the server's. */
+  readonly clock_skew_max_ms?: number;
   readonly connect_timeout_ms?: number;
   readonly backoff?: Partial<BackoffOptions>;
   /** Connections that may fail in a row; Infinity = as long as it takes. */
   readonly attempts_max?: number;
   /** A connection that lasted this long starts the backoff anew. */
   readonly stable_ms?: number;
-  /** Repetitions, of connections and refused requests together: a burst, then one each refill. */
-  readonly retry_burst?: number;
-  readonly retry_refill_ms?: number;
+  /** Repetitions of refused requests: so many for each request, and so many kept in reserve. */
+  readonly retry_ratio?: number;
+  readonly retry_reserve?: number;
   /** Messages acknowledged with one frame, and how long one may wait for it. */
   readonly ack_messages_max?: number;
   readonly ack_delay_ms?: number;
@@ -73,19 +90,25 @@ export interface ClientOptions {
   readonly random?: () => number;
 }
 
-type Defaults = Required<Omit<ClientOptions, "address" | "cursor" | "backoff">>;
+type Defaults = Required<Omit<ClientOptions, "address" | "cursor" | "backoff" | "zstd">>;
+
+/** By the form of the address. */
+function open_any(address: string, signal: AbortSignal): ReturnType<Open> {
+  return /^wss?:/.test(address) ? open_websocket(address, signal) : open_tcp(address, signal);
+}
 
 const defaults: Defaults = Object.freeze({
   session_id: "",
   token: "",
   clean: false,
   keepalive_s: 0,
-  open: open_tcp,
+  open: open_any,
   connect_timeout_ms: 10_000,
   attempts_max: Infinity,
   stable_ms: 10_000,
-  retry_burst: 20,
-  retry_refill_ms: 10_000,
+  clock_skew_max_ms: 60_000,
+  retry_ratio: 0.1,
+  retry_reserve: 10,
   ack_messages_max: 64,
   ack_delay_ms: 200,
   events_max: 1024,
@@ -108,6 +131,12 @@ export type ClientEvent =
   | { readonly type: "gap"; readonly epoch: string; readonly from: number; readonly to: number }
   /** The service no longer takes a filter that it had taken. */
   | { readonly type: "subscription_lost"; readonly filter: string; readonly code: Code }
+  /** Our clock is far from the server's, or one of them was set. */
+  | { readonly type: "clock"; readonly clock: ClockState }
+  /** The server's breaker: nothing is repeated for `retry_ms`; 0 = it is closed again. */
+  | { readonly type: "breaker"; readonly retry_ms: number }
+  /** Something that was sent was not taken: reports of a status, a heartbeat. */
+  | { readonly type: "notice"; readonly code: Code; readonly count: number }
   /** The last event. */
   | { readonly type: "closed"; readonly code: Code; readonly reason: string };
 
@@ -153,6 +182,8 @@ export class Client implements AsyncIterable<ClientEvent> {
   readonly #acks: Acks;
   readonly #publishes: Publishes;
   readonly #subscriptions = new Subscriptions();
+  readonly #clock = new ServerClock(() => performance.now(), Date.now);
+  readonly #breaker = new Breaker((retry_ms) => this.#push({ type: "breaker", retry_ms }));
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #closing = new AbortController();
   readonly #done: Promise<void>;
@@ -177,11 +208,11 @@ export class Client implements AsyncIterable<ClientEvent> {
 
   constructor(options: ClientOptions) {
     this.#options = { ...defaults, ...options };
-    const { address, cursor, retry_burst, retry_refill_ms } = this.#options;
+    const { address, cursor, retry_ratio, retry_reserve } = this.#options;
     this.#backoff = { ...backoff_default, ...options.backoff };
     this.#addresses = typeof address === "string" ? [address] : address;
     if (this.#addresses.length === 0) throw new TypeError("A client needs an address");
-    this.#budget = new RetryBudget(retry_burst, retry_refill_ms, performance.now());
+    this.#budget = new RetryBudget(retry_ratio, retry_reserve);
     this.#events = new EventQueue(this.#options.events_max, (entry) => this.#taken(entry));
     this.#acks = new Acks(
       this.#options.ack_messages_max,
@@ -204,6 +235,21 @@ export class Client implements AsyncIterable<ClientEvent> {
     return { epoch: this.#epoch, offset: this.#acks.offset };
   }
 
+  /** How our clock stands to the server's; undefined = it was never heard. */
+  get clock(): ClockState | undefined {
+    return this.#clock.state;
+  }
+
+  /** The server's time, as far as it is known. Unix milliseconds. */
+  get server_time_ms(): number {
+    return this.#clock.time_ms;
+  }
+
+  /** There and back, smoothed, milliseconds; 0 = not measured yet. */
+  get round_trip_ms(): number {
+    return this.#clock.round_trip_ms;
+  }
+
   /** Events in order, for one reader. Asking for the next acknowledges the one before. */
   [Symbol.asyncIterator](): AsyncIterator<ClientEvent> {
     return {
@@ -224,6 +270,7 @@ export class Client implements AsyncIterable<ClientEvent> {
   ): Promise<void> {
     this.#assert_open();
     const cursor = typeof after === "number" ? { epoch: "", offset: after } : after;
+    this.#budget.earn();
     const wanted = this.#subscriptions.want(filter, qos, cursor);
     const old = this.#seen.unsubscribe(filter);
     if (old !== undefined) this.#acks.release(old);
@@ -265,9 +312,23 @@ export class Client implements AsyncIterable<ClientEvent> {
       await this.#link!.flushed();
       return { offset: 0 };
     }
+    this.#budget.earn();
     const publish = this.#publishes.add(this.#next_request_id(), frame);
     if (this.#welcomed) this.#link!.send(publish.frame);
     return await publish.answer.promise;
+  }
+
+  /**
+   * Sends what devices report of themselves, in the server's time: one, or many at once for a
+   * gateway. Resolves when it has been sent; what is not taken comes as an event.
+   */
+  async report(...reports: readonly StatusReport[]): Promise<void> {
+    this.#assert_open();
+    if (!this.#welcomed) throw new Refusal(codes.io_error, "Not connected");
+    const link = this.#link!;
+    if (reports.length === 1) link.send({ type: "status", ...reports[0] });
+    else if (reports.length > 0) link.send({ type: "status_batch", reports });
+    await link.flushed();
   }
 
   /**
@@ -339,7 +400,7 @@ export class Client implements AsyncIterable<ClientEvent> {
     const asked_ms = retry_after_ms(reason.retry_after_ms, random);
     if (this.#redirect !== "" && this.#redirects++ < redirects_max) return asked_ms;
     const own_ms = backoff_ms(attempt, this.#backoff, random);
-    return Math.max(asked_ms, own_ms, this.#budget.reserve(performance.now()));
+    return Math.max(asked_ms, own_ms);
   }
 
   /** One connection from its beginning to its end; answers why it ended. */
@@ -365,22 +426,23 @@ export class Client implements AsyncIterable<ClientEvent> {
       this.#welcomed = false;
       for (const timer of this.#timers) clearTimeout(timer);
       this.#timers.clear();
+      this.#breaker.disconnected();
       this.#acks.disconnected();
       this.#seen.disconnected();
     }
   }
 
   async #open(address: string): Promise<Link> {
-    const { connect_timeout_ms, open } = this.#options;
+    const { connect_timeout_ms, open, zstd } = this.#options;
     const giving_up = new AbortController();
     const timer = setTimeout(() => giving_up.abort(), connect_timeout_ms);
     const give_up = () => giving_up.abort();
     this.#closing.signal.addEventListener("abort", give_up);
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
+    const { promise: aborted, reject } = deferred<never>();
     giving_up.signal.addEventListener("abort", () => reject(new Error("no answer in time")));
     const opening = open(address, giving_up.signal);
     try {
-      return new Link(await Promise.race([opening, aborted]), connect_timeout_ms);
+      return new Link(await Promise.race([opening, aborted]), connect_timeout_ms, zstd);
     } catch (error) {
       opening.then((late) => late.close(), () => {});
       throw new Refusal(
@@ -394,7 +456,8 @@ export class Client implements AsyncIterable<ClientEvent> {
   }
 
   async #hello(link: Link): Promise<Welcome> {
-    const { token, keepalive_s, clean } = this.#options;
+    const { token, keepalive_s, clean, zstd } = this.#options;
+    const sent_ms = performance.now();
     link.send({
       type: "hello",
       session_id: this.#session_id,
@@ -405,10 +468,14 @@ export class Client implements AsyncIterable<ClientEvent> {
       resume: this.#has_cursor || this.#acks.offset > 0 ? [this.cursor] : [],
       last_boot_id: this.#boot_id,
       resume_secret: this.#resume_secret,
+      dictionaries: zstd?.dictionaries ?? [],
     });
     for (;;) {
       const frame = await link.next();
-      if (frame.type === "welcome") return frame;
+      if (frame.type === "welcome") {
+        this.#clock.welcomed(sent_ms, frame.server_time_ms);
+        return frame;
+      }
       if (frame.type === "refuse") {
         this.#redirect = frame.redirect;
         this.#throw_said(frame);
@@ -443,9 +510,14 @@ export class Client implements AsyncIterable<ClientEvent> {
     if (!this.#has_cursor && !welcome.resumed) {
       this.#start_from(welcome.epoch, welcome.head_offset);
     }
-    link.keep_alive(welcome.keepalive_s || limits.keepalive_default_s, Date.now);
+    link.keep_alive(welcome.keepalive_s || limits.keepalive_default_s, this.#clock);
+    link.compress(welcome.dictionaries);
     this.#welcomed = true;
     this.#push({ type: "connected", welcome });
+    const clock = this.#clock.state;
+    if (clock !== undefined && Math.abs(clock.offset_ms) > this.#options.clock_skew_max_ms) {
+      this.#push({ type: "clock", clock });
+    }
     const { wanted, kept, unwanted } = this.#subscriptions.connected(welcome.resumed);
     // For what the service kept, it goes on right behind Welcome.
     for (const { filter } of kept) this.#seen.confirm(filter);
@@ -507,7 +579,12 @@ export class Client implements AsyncIterable<ClientEvent> {
       case "goodbye":
         return this.#throw_said(frame);
       case "heartbeat":
+        if (this.#clock.heartbeat_came(frame.time_s)) {
+          this.#push({ type: "clock", clock: this.#clock.state! });
+        }
         return;
+      case "notice":
+        return this.#push({ type: "notice", code: code_of(frame.code), count: frame.count });
       default:
         throw new Refusal(codes.protocol_error, `The service sent ${frame.type}`);
     }
@@ -544,7 +621,10 @@ export class Client implements AsyncIterable<ClientEvent> {
   #on_published({ request_id, code: number, offset, detail, retry_after_ms }: Published): void {
     const publish = this.#publishes.get(request_id);
     if (publish === undefined) return;
-    if (number === codes.normal.number) return this.#publishes.done(publish, offset);
+    if (number === codes.normal.number) {
+      this.#taken_again();
+      return this.#publishes.done(publish, offset);
+    }
     const reason = new Refusal(code_of(number), detail || undefined, retry_after_ms);
     const again = this.#again(reason, publish.refusals++, () => {
       if (this.#publishes.get(request_id) === publish) this.#link?.send(publish.frame);
@@ -556,18 +636,31 @@ export class Client implements AsyncIterable<ClientEvent> {
    * Repeats a refused request later on this connection, if it may help and the budget allows it.
    */
   #again(reason: Refusal, refusals: number, repeat: () => void): boolean {
-    if (!reason.code.retryable || !this.#budget.take(performance.now())) return false;
     const { random } = this.#options;
-    const delay_ms = Math.max(
-      backoff_ms(refusals, this.#backoff, random),
-      retry_after_ms(reason.retry_after_ms, random),
-    );
+    const asked_ms = retry_after_ms(reason.retry_after_ms, random);
+    const own_ms = backoff_ms(refusals, this.#backoff, random);
+    if (reason.code === codes.breaker_open) {
+      this.#breaker.opened(Math.max(asked_ms, own_ms), repeat);
+      return true;
+    }
+    if (!reason.code.retryable || !this.#budget.take()) return false;
+    this.#later(Math.max(own_ms, asked_ms), repeat);
+    return true;
+  }
+
+  #later(delay_ms: number, repeat: () => void): void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       repeat();
     }, delay_ms);
     this.#timers.add(timer);
-    return true;
+  }
+
+  /** The service has taken a request: what its breaker kept waiting follows, not all at once. */
+  #taken_again(): void {
+    for (const repeat of this.#breaker.closed()) {
+      this.#later(this.#options.random() * this.#backoff.base_ms, repeat);
+    }
   }
 
   /** Sends subscriptions, and notes where the service will go back for them. */
@@ -610,6 +703,7 @@ export class Client implements AsyncIterable<ClientEvent> {
       if (wanted?.request_id !== request_id) continue;
       const code = code_of(results[i] ?? codes.internal.number);
       if (code === codes.normal) {
+        this.#taken_again();
         this.#subscriptions.confirm(wanted);
         this.#seen.confirm(filter);
       } else this.#on_subscribe_refused(wanted, code);
@@ -642,12 +736,10 @@ export class Client implements AsyncIterable<ClientEvent> {
   /** Goes elsewhere within the first half of the time given, each client at a moment of its own. */
   #on_redirect({ address, reason, deadline_ms }: Redirect): void {
     this.#redirect = address;
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
+    this.#later(this.#options.random() * deadline_ms / 2, () => {
       this.#acks.flush();
-      this.#leave(new Refusal(code_of(reason), `Sent to ${address}`));
-    }, this.#options.random() * deadline_ms / 2);
-    this.#timers.add(timer);
+      void this.#leave(new Refusal(code_of(reason), `Sent to ${address}`));
+    });
   }
 
   #next_request_id(): number {

@@ -88,6 +88,12 @@ const rows = {
   moved: [60, "Another node is to take the device", 503, 0x9c, 3, true],
   breaker_open: [61, "What the service depends on is down", 503, 0x88, 3, true],
   not_subscribed: [62, "The device does not subscribe to what is pushed", 409, 0x80, 0, true],
+  zstd_bomb: [80, "The compressed body becomes too large for its size", 400, 0x95, 0, false],
+  zstd_dictionary: [81, "The zstd dictionary of the body is not known here", 400, 0x81, 0, false],
+  zstd_malformed: [82, "The compressed body cannot be read", 400, 0x81, 0, false],
+  time_ahead: [83, "The time of a heartbeat or status is in the future", 400, 0x80, 0, true],
+  status_replayed: [84, "The status is not newer than the last of its node", 409, 0x80, 0, false],
+  secret_replayed: [85, "The resume secret is of an earlier connection", 409, 0x87, 5, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

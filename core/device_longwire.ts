@@ -4,7 +4,8 @@
  * has: there is no in-flight window, and what was not acknowledged is sent again to the next
  * connection.
  */
-import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { Buffer } from "node:buffer";
+import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { admit_publish } from "./access.ts";
 import { type Code, code_list, codes, Refusal } from "./codes.ts";
@@ -21,19 +22,28 @@ import {
   type FrameSubscription,
   type Hello,
   type PublishFrame,
+  type StatusReport,
   type SubscribeFrame,
   type UnsubscribeFrame,
 } from "./protocol/longwire.ts";
 import { header_bytes } from "./protocol/longwire_frames.ts";
+import { dictionary_id, type Zstd } from "./protocol/zstd.ts";
 import type { Router } from "./router.ts";
 import { type Session, SubscriptionOptions, Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
+import type { StatusBook } from "./status.ts";
 
 /**
  * What a connection over the limit is told before it is closed; devices come back at random after
  * it.
  */
 const busy_retry_after_ms = 5000;
+
+/** The secret that a connection's Hello had. */
+interface Unproven {
+  readonly secret: number;
+  readonly ends_ms: number;
+}
 
 /** A place in the log that a device names: an offset, or `lost` for one of another epoch. */
 type Place = number | "lost";
@@ -46,6 +56,11 @@ export class LongwireDriver implements Driver {
   secret_key: Uint8Array = randomBytes(32);
   /** Where those connections stand that said so in Hello: their subscriptions start there. */
   readonly #resumed = new Map<Session, number>();
+  #zstd: Zstd | undefined = undefined;
+  /**
+   * With which secret they came that have not shown yet that Welcome reached them, oldest first.
+   */
+  readonly #unproven = new Map<Session, Unproven>();
 
   constructor(
     readonly reactor: Reactor,
@@ -54,7 +69,14 @@ export class LongwireDriver implements Driver {
     readonly hub: Hub,
     readonly now_ms: () => number,
     readonly node_id: string,
+    readonly status: StatusBook,
   ) {}
+
+  /** Compresses with this from now on. */
+  use_zstd(zstd: Zstd): void {
+    this.#zstd = zstd;
+    this.router.fanout.use_zstd(zstd);
+  }
 
   on_first(conn: number, generation: number, bytes: Uint8Array, begin: number, end: number): void {
     const hello = decode_frame(bytes, begin, end);
@@ -62,17 +84,19 @@ export class LongwireDriver implements Driver {
       throw new Refusal(codes.protocol_error, "The first frame must be Hello");
     }
     const shown = { id: hello.session_id, token: hello.token };
-    this.hub.identify(conn, generation, this, Wire.longwire, shown, ({ id: plain, access }) => {
+    const wire = this.#wire_for(hello);
+    this.hub.identify(conn, generation, this, wire, shown, ({ id: plain, access }) => {
       const id = access === null ? plain : access.tenant.id(plain);
       const present = this.sessions.get(id);
-      const takes_over = this.#knows_secret(id, hello.resume_secret);
-      if (present?.connected && !takes_over) {
-        throw new Refusal(codes.session_in_use);
+      const takes_over = this.#is_secret_of(id, hello.resume_secret);
+      if (present?.connected && !(takes_over && this.#is_newest(present, hello.resume_secret))) {
+        const is_replay = hello.resume_secret !== "";
+        throw new Refusal(is_replay ? codes.secret_replayed : codes.session_in_use);
       }
       this.hub.claim(conn, generation, this, {
         id,
         access,
-        wire: Wire.longwire,
+        wire,
         clean: hello.clean,
         transient: hello.clean,
         takes_over,
@@ -81,8 +105,16 @@ export class LongwireDriver implements Driver {
     });
   }
 
+  /** Compression is agreed with those that can read all that may come. */
+  #wire_for({ dictionaries }: Hello): Wire {
+    const reads_all = dictionaries.includes(dictionary_id) && dictionaries.includes(0);
+    return reads_all && this.#zstd !== undefined ? Wire.longwire_zstd : Wire.longwire;
+  }
+
   on_frame(session: Session, bytes: Uint8Array, begin: number, end: number): void {
-    const frame: Frame = decode_frame(bytes, begin, end);
+    const decompress = session.wire === Wire.longwire_zstd ? this.#zstd?.decompress : undefined;
+    const frame: Frame = decode_frame(bytes, begin, end, decompress);
+    if (this.#unproven.size > 0) this.#unproven.delete(session);
     switch (frame.type) {
       case "publish":
         return this.#publish(session, frame);
@@ -94,10 +126,12 @@ export class LongwireDriver implements Driver {
         return this.#unsubscribe(session, frame);
       case "goodbye":
         return this.hub.drop(session, codes.normal);
-      case "heartbeat": // one that came before the reactor was told to answer
       case "status":
+        return this.#report(session, [frame]);
       case "status_batch":
-        return;
+        return this.#report(session, frame.reports);
+      case "heartbeat":
+        return this.#heartbeat(session, frame.time_s);
       default: // a second Hello, and what only the service sends
         throw new Refusal(codes.protocol_error, `A device may not send ${frame.type} here`);
     }
@@ -133,6 +167,7 @@ export class LongwireDriver implements Driver {
 
   on_closed(session: Session): null {
     this.#resumed.delete(session);
+    this.#unproven.delete(session);
     return null;
   }
 
@@ -147,15 +182,47 @@ export class LongwireDriver implements Driver {
     this.#send(session, { type: "published", request_id, code: code.number, detail });
   }
 
-  /** The same for every connection of a session while the process runs: nothing has to be kept. */
-  #secret_of(id: string): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(createHmac("sha256", this.secret_key).update(id).digest());
+  /**
+   * One for each connection: what a recorded Hello has is worth nothing later. Names the
+   * connection, so that it can be told from those before, and every node can tell that it is ours.
+   */
+  #secret_of({ id, conn, generation }: Session): string {
+    const place = `${this.#boot_id.slice(0, 8)}.${conn.toString(36)}.${generation.toString(36)}`;
+    return `${place}.${this.#sign(id, place)}`;
   }
 
-  #knows_secret(id: string, given: string): boolean {
-    const secret = new TextEncoder().encode(this.#secret_of(id).toHex());
-    const candidate = new TextEncoder().encode(given);
-    return candidate.length === secret.length && timingSafeEqual(candidate, secret);
+  #sign(id: string, place: string): string {
+    const hash = createHmac("sha256", this.secret_key).update(`${place} ${id}`);
+    return hash.digest("hex").slice(0, 32);
+  }
+
+  /** Whether a node of this service made it for a connection of the session. */
+  #is_secret_of(id: string, given: string): boolean {
+    const at = given.lastIndexOf(".");
+    if (at < 0) return false;
+    const signature = Buffer.from(given.slice(at + 1));
+    const expected = Buffer.from(this.#sign(id, given.slice(0, at)));
+    return signature.length === expected.length && timingSafeEqual(signature, expected);
+  }
+
+  /** Whether it is of the session's connection, or the one that this came with itself. */
+  #is_newest(session: Session, given: string): boolean {
+    if (given === this.#secret_of(session)) return true;
+    const unproven = this.#unproven.get(session);
+    return unproven !== undefined && unproven.ends_ms > this.now_ms() &&
+      unproven.secret === fingerprint(given);
+  }
+
+  /** Should Welcome not arrive, the device comes back with what it came with now. */
+  #not_proven_yet(session: Session, secret: string): void {
+    const now_ms = this.now_ms();
+    for (const [oldest, { ends_ms }] of this.#unproven) {
+      if (ends_ms > now_ms) break;
+      this.#unproven.delete(oldest);
+    }
+    if (secret === "") return;
+    const ends_ms = now_ms + limits.secret_grace_ms;
+    this.#unproven.set(session, { secret: fingerprint(secret), ends_ms });
   }
 
   #granted(session: Session, present: boolean, hello: Hello): void {
@@ -164,6 +231,7 @@ export class LongwireDriver implements Driver {
     const asked_s = Math.min(hello.keepalive_s, limits.keepalive_max_s);
     const keepalive_s = asked_s === 0 ? limits.keepalive_default_s : asked_s;
     this.#welcome(session, present, keepalive_s);
+    this.#not_proven_yet(session, hello.resume_secret);
     this.reactor.activate(session.conn, session.generation, {
       keepalive_ms: keepalive_s * 1000 * limits.heartbeats_missed_max,
       inflight_max: 0,
@@ -197,12 +265,34 @@ export class LongwireDriver implements Driver {
       server_time_ms: this.now_ms(),
       keepalive_s,
       resumed,
-      resume_secret: this.#secret_of(session.id).toHex(),
+      resume_secret: this.#secret_of(session),
       // What is stored but not dispatched yet still comes live.
       head_offset: this.router.dispatched,
       boot_id: this.#boot_id,
       session_id: plain_name(session.id),
+      dictionaries: session.wire === Wire.longwire_zstd ? this.#zstd!.dictionaries : [],
     });
+  }
+
+  #report(session: Session, reports: readonly StatusReport[]): void {
+    const refusal = this.status.take(reports);
+    if (refusal === undefined) return;
+    const { code, count } = refusal;
+    this.#send(session, { type: "notice", code: code.number, count, detail: code.meaning });
+  }
+
+  /**
+   * The reactor answers heartbeats itself, but for those that come before it was told to, and those
+   * from the future: they get the right time, so that the device can mend its clock.
+   */
+  #heartbeat(session: Session, time_s: number): void {
+    const now_ms = this.now_ms();
+    this.#send(session, { type: "heartbeat", time_s: Math.floor(now_ms / 1000) });
+    if (time_s * 1000 <= now_ms + limits.clock_ahead_max_ms) return;
+    const { time_ahead } = codes;
+    this.status.refuse(time_ahead, 1);
+    const detail = time_ahead.meaning;
+    this.#send(session, { type: "notice", code: time_ahead.number, count: 1, detail });
   }
 
   #place_of(cursor: FrameCursor): Place {
@@ -315,6 +405,11 @@ function forget_inflight(session: Session): void {
   }
   session.inflight = null;
   session.incoming = null;
+}
+
+/** 48 bits of a secret: enough to tell one from another within seconds. */
+function fingerprint(secret: string): number {
+  return createHash("sha256").update(secret).digest().readUIntBE(0, 6);
 }
 
 const request_ids = 0x1_0000_0000;

@@ -6,7 +6,8 @@
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import { plain_name } from "./namespace.ts";
-import { offline, type Session, SubscriptionOptions, Wire } from "./session.ts";
+import type { Zstd } from "./protocol/zstd.ts";
+import { is_longwire, offline, type Session, SubscriptionOptions, Wire } from "./session.ts";
 import { TopicTree } from "./topic_tree.ts";
 import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
 
@@ -88,6 +89,11 @@ export class Fanout {
 
   constructor(readonly reactor: Reactor, now_ms: () => number) {
     this.#writer = new FrameWriter(reactor, now_ms);
+  }
+
+  /** Compresses, from now on, what goes to devices that can read it. */
+  use_zstd(zstd: Zstd): void {
+    this.#writer.zstd = zstd;
   }
 
   get filter_count(): number {
@@ -223,7 +229,7 @@ export class Fanout {
       identifiers.length > 0 ? identifiers : undefined,
     );
     // [MQTT-3.3.1-1]: bit 3 of the fixed header
-    if ((again > 0 || how.dup) && session.wire !== Wire.longwire) this.reactor.commands[at] |= 8;
+    if ((again > 0 || how.dup) && !is_longwire(session.wire)) this.reactor.commands[at] |= 8;
     this.reactor.end_deliver(end, this.#writer.packet_id_at);
   }
 

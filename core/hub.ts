@@ -15,9 +15,9 @@ import type { Log } from "./log.ts";
 import { Presence } from "./presence.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
-import { offline, type PublishAnswers, Session, SubscriptionOptions, Wire } from "./session.ts";
+import { is_longwire, offline, type PublishAnswers, Session } from "./session.ts";
 import { device_id_problem, new_id, plain_filter } from "./namespace.ts";
-import type { Exchange, Will } from "./session.ts";
+import { type Exchange, SubscriptionOptions, type Will, type Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 import { SharedSubscriptions } from "./shared.ts";
 import type { Soon } from "./store/mod.ts";
@@ -111,7 +111,7 @@ function refusal_of_filter(session: Session, filter: string, is_cluster: boolean
   if (forbidden) return forbidden.code;
   // Longwire devices acknowledge cumulatively: they cannot have every third message of a topic.
   // In a cluster each node would have a group of its own, and give each message to a member.
-  if (is_shared(filter) && (is_cluster || session.wire === Wire.longwire)) {
+  if (is_shared(filter) && (is_cluster || is_longwire(session.wire))) {
     return codes.shared_unsupported;
   }
   if (session.options_of(filter) !== undefined) return null;

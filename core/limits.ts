@@ -155,6 +155,29 @@ export const limits = Object.freeze({
   tenants_max: 1 << 14,
   /** Tenants that have a label of their own in metrics; the others share one. */
   tenant_labels_max: 100,
+  /**
+   * Nodes whose newest status is kept; past it the one that has been known longest is forgotten.
+   */
+  status_nodes_max: 1 << 20,
+  /**
+   * How far ahead of ours the clock of a device may be (LONGWIRE_AHEAD_MAX_S of ffi/frames.h): it
+   * was told the time in Welcome.
+   */
+  clock_ahead_max_ms: 60_000,
+  /**
+   * How long a device that may have missed Welcome can take its own silent connection over with the
+   * secret of the one before.
+   */
+  secret_grace_ms: 30_000,
+  /**
+   * Compressed bodies: what may come of one is its size times this. RLE makes 1 MiB of 11 bytes, at
+   * the receiver's cost; what compresses better than this is sent as it is.
+   */
+  zstd_ratio_max: 64,
+  /** A body that becomes no more than this is no bomb, however small it is. */
+  zstd_free_bytes: 4096,
+  /** Larger bodies are not compressed: it would keep all others waiting for more than 1 ms. */
+  zstd_body_bytes_max: 64 << 10,
   /** How long a Longwire session is kept for a device that is away. */
   longwire_session_expiry_s: 86_400,
 });

@@ -11,6 +11,7 @@ import { type Code, code_count, code_of } from "./codes.ts";
 import { limits } from "./limits.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
+import type { StatusBook } from "./status.ts";
 import type { Store } from "./store/mod.ts";
 import type { Tenants, Usage } from "./tenant.ts";
 
@@ -22,6 +23,7 @@ export interface MetricsParts {
   readonly router: Router;
   readonly sessions: Sessions;
   readonly store: Store;
+  readonly status: StatusBook;
   readonly version: string;
   /** What HTTP has refused. */
   readonly http_refused: ReadonlyMap<Code, number>;
@@ -48,6 +50,7 @@ export class Metrics {
     this.#reactor(parts.reactor);
     this.#service(parts);
     this.#store(parts.store);
+    this.#status(parts.status);
     if (parts.auth !== null) this.#tenants(parts.tenants, parts.auth.counts);
   }
 
@@ -227,6 +230,22 @@ export class Metrics {
       "messages_unmatched",
       "Messages that nobody listened to",
       () => router.fanout.unmatched,
+    );
+  }
+
+  #status(status: StatusBook): void {
+    this.#gauge("status_nodes", "Nodes whose newest status is known", () => status.node_count);
+    this.#counter("status_reports", "Reports of devices that were taken", () => status.taken);
+    this.#counter(
+      "status_refused",
+      "Reports and heartbeats of devices that were not taken, by reason",
+      () => [...status.refused].map(([code, count]) => [{ code: code.name }, count]),
+      ["code"],
+    );
+    this.#counter(
+      "status_forgotten",
+      "Nodes whose status was forgotten to make room",
+      () => status.forgotten,
     );
   }
 

@@ -12,6 +12,7 @@ import { type Session, Wire } from "./session.ts";
 /** What a person calls a wire form. */
 export const protocol_names: Readonly<Record<Wire, string>> = {
   [Wire.longwire]: "longwire",
+  [Wire.longwire_zstd]: "longwire",
   [Wire.mqtt4]: "mqtt-3.1.1",
   [Wire.mqtt5]: "mqtt-5",
 };

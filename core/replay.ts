@@ -12,11 +12,11 @@ import type { StoredMessage } from "./message.ts";
 import type { Router } from "./router.ts";
 import {
   type Exchange,
+  is_longwire,
   type Replay,
   type RetainedSend,
   type Session,
   SubscriptionOptions,
-  Wire,
 } from "./session.ts";
 import type { Page, RetainedPage, Soon } from "./store/mod.ts";
 import { filter_matches, is_shared } from "./topic_tree.ts";
@@ -152,7 +152,7 @@ export class Replayer {
    */
   cursor_of(session: Session, closed: Closed): number {
     // Acknowledged cumulatively: what the connection was sent is not what the device has.
-    if (session.wire === Wire.longwire) return session.cursor;
+    if (is_longwire(session.wire)) return session.cursor;
     const { replay } = session;
     if (replay !== null) return Math.max(replay.from, closed.seen_seq);
     if (closed.behind_seq > 0) return closed.behind_seq - 1;

@@ -13,9 +13,17 @@ import type { RetainedPage } from "./store/mod.ts";
 /** `conn` of a session that has no connection. */
 export const offline = 0x7fffffff;
 
-/** How a connection encodes what it gets: indexes a subscription's wire form. */
-export const Wire = { longwire: 0, mqtt4: 1, mqtt5: 2 } as const;
+/**
+ * How a connection encodes what it gets: indexes a subscription's wire form. `longwire_zstd`: the
+ * device can read bodies that are compressed, with the dictionary and without.
+ */
+export const Wire = { longwire: 0, mqtt4: 1, mqtt5: 2, longwire_zstd: 3 } as const;
 export type Wire = (typeof Wire)[keyof typeof Wire];
+
+/** Whether it is Longwire's own protocol. */
+export function is_longwire(wire: Wire): boolean {
+  return wire === Wire.longwire || wire === Wire.longwire_zstd;
+}
 
 /**
  * Options of a subscription packed into one number: bits 0-1 maximum QoS, bit 2 Retain As

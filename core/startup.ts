@@ -150,6 +150,8 @@ export interface Started {
   /** Why it is not the best one that there is, in words; undefined = it is. */
   readonly backend_reason?: string | undefined;
   readonly thread_count: number;
+  /** What compresses: "zstd-napi", or what stands in for it. */
+  readonly zstd: string;
   readonly connections_max: number;
   readonly data: string;
   readonly listening: Listening;
@@ -168,7 +170,8 @@ export function started_text(started: Started): string {
   const threads = threads_text(started.thread_count);
   const lines = [
     `Longwire ${started.version} is ready after ${Math.round(started.duration_ms)} ms: ` +
-    `${started.backend}, ${threads}, at most ${started.connections_max} connections, ` +
+    `${started.backend}, ${threads}, ${started.zstd}, ` +
+    `at most ${started.connections_max} connections, ` +
     (started.data === "memory" ? "nothing is kept" : `data in ${started.data}`),
   ];
   if (started.backend_reason !== undefined) lines.push(`(${started.backend_reason})`);

@@ -5,9 +5,14 @@
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Message, Qos } from "./message.ts";
 import { is_reserved, plain_name } from "./namespace.ts";
-import { encode_message_into, message_bytes_max } from "./protocol/longwire.ts";
+import {
+  compress_frame_at,
+  encode_message_into,
+  message_bytes_max,
+  type Zstd,
+} from "./protocol/longwire.ts";
 import { encode_publish_into, publish_bytes_max, publish_packet_id_at } from "./protocol/mqtt.ts";
-import { SubscriptionOptions, Wire } from "./session.ts";
+import { is_longwire, SubscriptionOptions, Wire } from "./session.ts";
 
 /** `packet_id_at` of a frame that carries no packet id. */
 const packet_id_none = 0xffffffff;
@@ -32,7 +37,7 @@ export const Form = {
 
 /** Room for one frame. */
 export function frame_bytes_max(form: Form, message: Message, identifier_count: number): number {
-  if (Form.wire(form) === Wire.longwire) return message_bytes_max(message);
+  if (is_longwire(Form.wire(form))) return message_bytes_max(message);
   const { topic, payload, properties } = message;
   return publish_bytes_max(topic.length * 3, payload.length, properties, identifier_count);
 }
@@ -41,6 +46,8 @@ export function frame_bytes_max(form: Form, message: Message, identifier_count: 
 export class FrameWriter {
   /** Where the frame written last has its packet id. */
   packet_id_at = packet_id_none;
+  /** For devices that can read it; undefined = there is none. */
+  zstd: Zstd | undefined = undefined;
 
   constructor(readonly reactor: Reactor, readonly now_ms: () => number) {}
 
@@ -61,8 +68,10 @@ export class FrameWriter {
     const qos = Form.qos(form);
     const retain = Form.retain(form);
     this.packet_id_at = packet_id_none;
-    if (Form.wire(form) === Wire.longwire) {
-      return encode_message_into(out, at, message, offset, qos, retain);
+    if (is_longwire(Form.wire(form))) {
+      const end = encode_message_into(out, at, message, offset, qos, retain);
+      if (Form.wire(form) === Wire.longwire || this.zstd === undefined) return end;
+      return compress_frame_at(out, at, end, this.zstd);
     }
     const is_five = Form.wire(form) === Wire.mqtt5;
     const left_ms = message.expires_ms === 0 ? 0 : message.expires_ms - this.now_ms();

@@ -9,6 +9,8 @@
 
 #define LONGWIRE_HEADER_BYTES 5u
 #define LONGWIRE_HEARTBEAT 0x01u
+/* A heartbeat from further ahead is the host's to judge (limits.clock_ahead_max_ms). */
+#define LONGWIRE_AHEAD_MAX_S 60u
 
 struct cut {
   uint64_t size; /* of the whole frame; 0 = the header is not whole yet */

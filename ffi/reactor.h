@@ -54,7 +54,7 @@ enum lw_code {
   LW_CODE_CONNECT_RATE = 47,
   LW_CODE_SOURCE_RATE = 48,
   LW_CODE_SOURCE_LIMIT = 49,
-  LW_CODE_COUNT = 64, /* size of the counter tables: room to grow */
+  LW_CODE_COUNT = 128, /* size of the counter tables: room to grow */
 };
 
 /* ------------------------------------------------------------------ events, I/O thread -> host */

@@ -18,7 +18,7 @@ export type { PeerCertificate } from "./tls.ts";
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
-const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 220, 1192, 20, 24, 18];
+const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2216, 20, 24, 18];
 
 const event_header_bytes = 24;
 const command_bytes_max = 4 << 20;
@@ -235,12 +235,12 @@ const stat_names = [
   "tls_objects",
   "sources_untracked",
 ] as const;
-const code_count = 64;
+const code_count = 128;
 
 /** enum lw_listen_flags */
 const listen_flags = { none: 0, trusted: 1, always: 2 } as const;
 /** sizeof(struct lw_listen_options) */
-const listen_options_bytes = 220;
+const listen_options_bytes = 284;
 /** What lw_peer_certificate may write: longer names are left out. */
 const certificate_bytes_max = 4096;
 

@@ -117,9 +117,15 @@ static void answer_heartbeat(struct io_thread *t, struct connection *c) {
   send_copy(t, c, beat, sizeof beat);
 }
 
-static int is_heartbeat(const struct connection *c, const uint8_t *frame, uint32_t size) {
+/* Whether it is one that needs no host. A device that has no clock yet sends the past. */
+static int is_heartbeat(const struct io_thread *t, const struct connection *c, const uint8_t *frame,
+                        uint32_t size) {
   if (c->state != ACTIVE) return 0;
-  if (c->protocol == LW_PROTOCOL_LONGWIRE) return frame[4] == LONGWIRE_HEARTBEAT;
+  if (c->protocol == LW_PROTOCOL_LONGWIRE) {
+    uint32_t time_s = (uint32_t)frame[0] | (uint32_t)frame[1] << 8 | (uint32_t)frame[2] << 16 |
+                      (uint32_t)frame[3] << 24;
+    return frame[4] == LONGWIRE_HEARTBEAT && time_s <= (uint64_t)t->now_s + LONGWIRE_AHEAD_MAX_S;
+  }
   return frame[0] == MQTT_PINGREQ && size == 2;
 }
 
@@ -136,7 +142,7 @@ static int take_frame(struct io_thread *t, struct connection *c, const uint8_t *
   struct lw_event *event = NULL;
   /* Properties of acknowledgements, and lengths that 3.1.1 does not know, are the host's to check.
    */
-  if (!is_heartbeat(c, frame, size) && !(acknowledges && size == 4)) {
+  if (!is_heartbeat(t, c, frame, size) && !(acknowledges && size == 4)) {
     int first = !(c->flags & EXPOSED);
     event = event_reserve(t, c, LW_EVENT_FRAME, first, c->listener, size);
     if (event == NULL) return 0;

@@ -12,6 +12,9 @@ import type { Receipts } from "../core/receipts.ts";
 import type { Router } from "../core/router.ts";
 import type { Store } from "../core/store/mod.ts";
 
+/** What devices speak over WebSocket: also the name of the subprotocol. */
+export type DeviceProtocol = "mqtt" | "longwire";
+
 export interface Context {
   /** Of the service. */
   readonly version: string;
@@ -29,8 +32,10 @@ export interface Context {
   /** Unix milliseconds. */
   readonly now_ms: () => number;
   readonly is_stopping: () => boolean;
-  /** A connection to the MQTT of this service, as one that comes from `remote`. */
-  readonly open_mqtt: (remote: Remote) => Promise<RawConnection>;
+  /** A connection to a device listener of this service, as one that comes from `remote`. */
+  readonly open_bridge: Readonly<
+    Record<DeviceProtocol, (remote: Remote) => Promise<RawConnection>>
+  >;
   /** What HTTP has refused, calls and items of batches, by code: for metrics. */
   readonly refused: Map<Code, number>;
 }

@@ -170,6 +170,14 @@ const read: Readonly<Record<string, Operation>> = {
     answers: { "101": { description: "The protocol is WebSocket from here on" } },
     errors: ["upgrade_required", "connection_limit", "shutting_down"],
   },
+  "GET /v1/longwire": {
+    id: "longwire",
+    tag: "Read",
+    summary: "The Longwire protocol over WebSocket, subprotocol longwire",
+    parameters: [],
+    answers: { "101": { description: "The protocol is WebSocket from here on" } },
+    errors: ["upgrade_required", "connection_limit", "shutting_down"],
+  },
 };
 
 const devices: Readonly<Record<string, Operation>> = {

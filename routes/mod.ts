@@ -5,10 +5,10 @@ import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
 import { Call, type Context, type ServeInfo } from "./context.ts";
 import { device, devices, kick_device, presence } from "./devices.ts";
+import { device_socket } from "./device_socket.ts";
 import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
-import { mqtt_socket } from "./mqtt_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
@@ -46,7 +46,8 @@ export const routes: readonly Route[] = [
     permission: "token",
     handler: push,
   },
-  { method: "GET", path: "/mqtt", permission: "public", handler: mqtt_socket },
+  { method: "GET", path: "/mqtt", permission: "public", handler: device_socket("mqtt") },
+  { method: "GET", path: "/v1/longwire", permission: "public", handler: device_socket("longwire") },
   { method: "GET", path: "/", permission: "public", handler: docs_page },
   { method: "GET", path: "/docs/{file}", permission: "public", handler: docs_file },
   {

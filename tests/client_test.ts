@@ -1,6 +1,7 @@
 /** The Longwire client against a scripted service on real sockets. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, type ClientEvent, type ClientOptions, connect } from "../core/client.ts";
+import { type ClockState, ServerClock } from "../core/client/clock.ts";
 import { backoff_default, backoff_ms, RetryBudget } from "../core/client/backoff.ts";
 import { codes, Refusal } from "../core/codes.ts";
 import type { Frame, FrameInit } from "../core/protocol/longwire.ts";
@@ -83,6 +84,7 @@ Deno.test("client: says hello, is welcomed, says goodbye", async () => {
       last_boot_id: "",
       clean: true,
       resume_secret: "",
+      dictionaries: [],
     });
     assertEquals(await peer.read(), {
       type: "goodbye",
@@ -175,7 +177,7 @@ Deno.test("client: a publish refused for the moment is repeated", async () => {
       await peer.send({ type: "published", request_id, code, offset: 1, retry_after_ms: 1 });
     }
   };
-  await with_client([script], { retry_burst: 4, retry_refill_ms: 1e9 }, async (client) => {
+  await with_client([script], { retry_reserve: 4 }, async (client) => {
     await client.publish("a", payload);
     assertEquals(publishes, 3);
     const refusal = await assertRejects(() => client.publish("a", payload), Refusal);
@@ -444,18 +446,94 @@ Deno.test("backoff: doubles up to its cap, with jitter upwards or full", () => {
   assertEquals(delays(0.5, "full"), [250, 500, 1000, 15_000, 15_000, 15_000]);
 });
 
-Deno.test("retry budget: a burst, then one each refill, never more than the burst", () => {
-  const budget = new RetryBudget(2, 100, 0);
-  assertEquals([budget.take(0), budget.take(0), budget.take(0)], [true, true, false]);
-  assertEquals([budget.take(99), budget.take(100), budget.take(150)], [false, true, false]);
-  assertEquals([budget.take(10_000), budget.take(10_000), budget.take(10_000)], [
-    true,
-    true,
-    false,
-  ]);
-  assertEquals([budget.reserve(10_000), budget.reserve(10_000)], [100, 200]);
-  assertEquals(budget.take(10_200), false);
-  assertEquals(budget.take(10_300), true);
+Deno.test("retry budget: a tenth of the requests, and a reserve", () => {
+  const budget = new RetryBudget(0.1, 3);
+  let repeated = 0;
+  for (let request = 0; request < 1000; request++) {
+    budget.earn();
+    while (budget.take()) repeated++; // a service that refuses everything, always
+  }
+  assert(repeated >= 100 && repeated <= 103, `${repeated} repetitions`);
+});
+
+Deno.test("client: repeats nothing while the breaker is open, then all of it", async () => {
+  const asked: string[] = [];
+  const script: Script = async (peer) => {
+    await peer.greet();
+    const refuse = (request_id: number) =>
+      peer.send({
+        type: "published",
+        request_id,
+        code: codes.breaker_open.number,
+        retry_after_ms: 100,
+      });
+    const frames = [];
+    for (let i = 0; i < 3; i++) frames.push(await peer.expect("publish"));
+    for (const { request_id } of frames) await refuse(request_id);
+    for (let probes = 0; probes < 2; probes++) { // one asks, the others wait
+      const probe = await peer.expect("publish");
+      asked.push("one");
+      await refuse(probe.request_id);
+    }
+    const last = await peer.expect("publish");
+    asked.push("one");
+    await peer.send({ type: "published", request_id: last.request_id, offset: 1 });
+    for (let i = 0; i < 2; i++) {
+      const { request_id } = await peer.expect("publish");
+      asked.push("rest");
+      await peer.send({ type: "published", request_id, offset: 2 + i });
+    }
+    await peer.drain();
+  };
+  await with_client([script], { retry_reserve: 1 }, async (client) => {
+    const since_ms = performance.now();
+    await until(client, "connected");
+    await Promise.all(["a", "b", "c"].map((topic) => client.publish(topic, payload)));
+    assert(performance.now() - since_ms >= 299, "asked too early");
+    assertEquals(asked, ["one", "one", "one", "rest", "rest"]);
+    const events = await until(client, "breaker");
+    const first = events.at(-1)!;
+    assertEquals(first.type === "breaker" && first.retry_ms, 100);
+  });
+});
+
+Deno.test("client: compares the clocks, and tells the server's time", async () => {
+  const ahead_ms = 3_600_000;
+  const script: Script = async (peer) => {
+    await peer.greet({ server_time_ms: Date.now() + ahead_ms, keepalive_s: 1 });
+    const status = await peer.expect("status");
+    assert(Math.abs(status.timestamp_ms - Date.now() - ahead_ms) < 2000);
+    await peer.send({ type: "notice", code: codes.time_ahead.number, count: 1 });
+    await peer.drain();
+    const beats = peer.frames.filter((frame) => frame.type === "heartbeat");
+    assert(beats.every(({ time_s }) => Math.abs(time_s * 1000 - Date.now() - ahead_ms) < 5000));
+  };
+  await with_client([script], {}, async (client) => {
+    const { clock } = (await until(client, "clock")).at(-1) as { clock: ClockState };
+    assert(Math.abs(clock.offset_ms - ahead_ms) <= clock.uncertainty_ms + 5, String(clock));
+    assert(client.round_trip_ms > 0);
+    await client.report({ timestamp_ms: client.server_time_ms, node_id: 1, load_percent: 5 });
+    const notice = (await until(client, "notice")).at(-1)!;
+    assertEquals(notice.type === "notice" && notice.code, codes.time_ahead);
+  });
+});
+
+Deno.test("client: of clocks, the shortest exchange stands until one was set", () => {
+  let now_ms = 1000;
+  const clock = new ServerClock(() => now_ms, () => now_ms);
+  clock.welcomed(900, 5_000_000);
+  assertEquals(clock.state, { offset_ms: 5_000_000 - 950, uncertainty_ms: 50 });
+  const beat = (took_ms: number, server_ms: number): boolean => {
+    clock.heartbeat_sent();
+    now_ms += took_ms;
+    return clock.heartbeat_came(Math.floor(server_ms / 1000));
+  };
+  assertEquals(beat(20, 5_000_080), false); // says less than Welcome did
+  assertEquals(clock.state!.uncertainty_ms, 50);
+  assertEquals(beat(20, 9_000_000), true); // the server's clock was set
+  assertEquals(clock.state!.uncertainty_ms, 510);
+  assertEquals(clock.heartbeat_came(1), false); // an answer to nothing
+  assert(clock.round_trip_ms > 20 && clock.round_trip_ms < 100);
 });
 
 Deno.test("client: gives up after as many attempts as it may, and tells who waits", async () => {
@@ -739,7 +817,6 @@ Deno.test("client: connections cut anywhere lose nothing and repeat nothing", as
       ...quick,
       address: server.address,
       backoff: { base_ms: 1, cap_ms: 2 },
-      retry_burst: 1000,
       ack_messages_max: 1 + Math.floor(random() * 8),
       ack_delay_ms: 2,
     });

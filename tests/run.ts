@@ -2,7 +2,11 @@
  * `deno task test`: hands its arguments to `deno test` and ends with one line that counts, taken
  * from the runner's own summary. The exit status is the runner's.
  */
+import { ensure_addon } from "../ffi/zstd.ts";
 import { TextLineStream } from "./support/line_stream.ts";
+
+// Once, before many services would each begin to build it.
+await ensure_addon();
 
 const test = new Deno.Command(Deno.execPath(), {
   args: ["test", ...Deno.args],

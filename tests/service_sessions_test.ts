@@ -2,6 +2,7 @@
  * Sessions of the real service: what devices subscribe to, whose connection it is, what they get
  * when they come back, after the service was restarted too.
  */
+import { codes } from "../core/codes.ts";
 import { assert, assertEquals } from "@std/assert";
 import { encode } from "../core/protocol/mqtt.ts";
 import { mosquitto_programs, MosquittoSub } from "./support/mosquitto.ts";
@@ -171,7 +172,8 @@ Deno.test("a connected Longwire session is taken over only with its secret", asy
   const hello = { type: "hello", protocol_version: 1, session_id: "s" } as const;
   await refused.frame({ ...hello, resume_secret: "0".repeat(64) });
   const [refusal, ...rest] = await refused.closed();
-  assertEquals([refusal.type, "code" in refusal && refusal.code, rest], ["refuse", 21, []]);
+  const { number } = codes.secret_replayed;
+  assertEquals([refusal.type, "code" in refusal && refusal.code, rest], ["refuse", number, []]);
   const { resume_secret } = welcome;
   const [second] = await RawLongwire.connect(service.device, { session_id: "s", resume_secret });
   await using _ = second;

@@ -72,14 +72,15 @@ Deno.test("what is printed names what listens, and nothing else", () => {
     duration_ms: 12.6,
     backend: "epoll",
     thread_count: 1,
+    zstd: "zstd-napi",
     connections_max: 99,
     data: "memory",
     listening: { http: undefined, mqtt: { host: "::1", port: 1883 }, device: undefined },
     deno: startup.deno_command("/x/node_modules/deno/deno", "2.9.2"),
   });
   assertEquals(text.split("\n").filter((line) => line !== ""), [
-    "Longwire 1.2.3 is ready after 13 ms: epoll, 1 I/O thread, at most 99 connections, " +
-    "nothing is kept",
+    "Longwire 1.2.3 is ready after 13 ms: epoll, 1 I/O thread, zstd-napi, " +
+    "at most 99 connections, nothing is kept",
     "  mqtt    [::1]:1883",
     "Try, each in a terminal of its own:",
     "  mosquitto_sub -h ::1 -p 1883 -t 'demo/#' -v",

@@ -1,6 +1,6 @@
 /**
  * When to try again: exponential backoff with jitter, so that a fleet that lost its server does not
- * return in step, and a budget that bounds how often anything is repeated over time.
+ * return in step, and a budget that bounds what is repeated.
  */
 
 export interface BackoffOptions {
@@ -39,34 +39,32 @@ export function retry_after_ms(asked_ms: number, random: () => number): number {
   return asked_ms * (1 + random() * factor_spread);
 }
 
-/** A token bucket for repetitions: a burst of `burst`, then one each `refill_ms`. */
+/**
+ * Bounds repetitions to a share of the requests: each request earns a part of a repetition, so that
+ * a service which refuses everything is asked hardly more often than one which does not. A reserve
+ * lets a client that asks little repeat what it asks.
+ */
 export class RetryBudget {
-  #tokens: number;
-  #filled_ms: number;
+  #repetitions: number;
 
-  constructor(readonly burst: number, readonly refill_ms: number, now_ms: number) {
-    this.#tokens = burst;
-    this.#filled_ms = now_ms;
+  /**
+   * @param ratio repetitions that one request earns
+   * @param reserve repetitions at the beginning, and at most
+   */
+  constructor(readonly ratio: number, readonly reserve: number) {
+    this.#repetitions = reserve;
   }
 
-  /** Takes a token when there is one. */
-  take(now_ms: number): boolean {
-    this.#fill(now_ms);
-    if (this.#tokens < 1) return false;
-    this.#tokens -= 1;
+  /** A request is made for the first time. */
+  earn(): void {
+    this.#repetitions = Math.min(this.reserve, this.#repetitions + this.ratio);
+  }
+
+  /** Whether one may be repeated. */
+  take(): boolean {
+    // Ten tenths are less than one, by the last digit.
+    if (this.#repetitions < 1 - 1e-9) return false;
+    this.#repetitions -= 1;
     return true;
-  }
-
-  /** Takes a token, in advance if need be; returns the milliseconds until it is there. */
-  reserve(now_ms: number): number {
-    this.#fill(now_ms);
-    this.#tokens -= 1;
-    return this.#tokens >= 0 ? 0 : -this.#tokens * this.refill_ms;
-  }
-
-  #fill(now_ms: number): void {
-    const gained = Math.max(0, now_ms - this.#filled_ms) / this.refill_ms;
-    this.#tokens = Math.min(this.burst, this.#tokens + gained);
-    this.#filled_ms = now_ms;
   }
 }

@@ -4,14 +4,23 @@
  */
 import { codes, Refusal } from "../codes.ts";
 import { limits } from "../limits.ts";
-import { Decoder, encode, type Frame, type FrameInit } from "../protocol/longwire.ts";
+import {
+  Decoder,
+  encode_small,
+  type Frame,
+  type FrameInit,
+  type Zstd,
+} from "../protocol/longwire.ts";
+import type { ServerClock } from "./clock.ts";
 import type { Connection } from "./transport.ts";
 
 /** Frames waiting for the socket; past it nothing more is taken. */
 const out_bytes_max = 8 << 20;
 
 export class Link {
-  readonly #decoder = new Decoder();
+  readonly #decoder: Decoder;
+  /** What the service can read; undefined = nothing is compressed. */
+  #packing: Zstd | undefined = undefined;
   #out: Uint8Array[] = [];
   #out_bytes = 0;
   #flushing: Promise<void> | undefined = undefined;
@@ -20,8 +29,9 @@ export class Link {
   #silence_ms: number;
 
   /** `silence_ms`: how long the first frame may take. */
-  constructor(readonly connection: Connection, silence_ms: number) {
+  constructor(readonly connection: Connection, silence_ms: number, readonly zstd?: Zstd) {
     this.#silence_ms = silence_ms;
+    this.#decoder = new Decoder(undefined, zstd?.decompress);
   }
 
   /** Whether a frame sent now may still leave. */
@@ -30,17 +40,24 @@ export class Link {
   }
 
   /** Sends a heartbeat in each interval; three of the server's missed end the connection. */
-  keep_alive(keepalive_s: number, now_ms: () => number): void {
+  keep_alive(keepalive_s: number, clock: ServerClock): void {
     this.#silence_ms = keepalive_s * 1000 * limits.heartbeats_missed_max;
     this.#heartbeat = setInterval(() => {
-      this.send({ type: "heartbeat", time_s: Math.floor(now_ms() / 1000) });
+      clock.heartbeat_sent();
+      this.send({ type: "heartbeat", time_s: Math.floor(clock.time_ms / 1000) });
     }, keepalive_s * 1000);
+  }
+
+  /** The service can read bodies that are compressed with these. */
+  compress(dictionaries: readonly number[]): void {
+    const all = this.zstd?.dictionaries.every((id) => dictionaries.includes(id)) ?? false;
+    this.#packing = all ? this.zstd : undefined;
   }
 
   /** Queues a frame; all that is queued leaves in one write. Throws Refusal(queue_full). */
   send(frame: FrameInit): void {
     if (!this.is_open) return;
-    const bytes = encode(frame);
+    const bytes = encode_small(frame, this.#packing);
     if (this.#out_bytes + bytes.length > out_bytes_max) throw new Refusal(codes.queue_full);
     this.#out.push(bytes);
     this.#out_bytes += bytes.length;

@@ -5,6 +5,7 @@
 import { codes, Refusal } from "../codes.ts";
 import type { Qos } from "../message.ts";
 import type { FrameCursor, FrameInit } from "../protocol/longwire.ts";
+import { type Deferred, deferred } from "./deferred.ts";
 
 /** A stored publish. */
 export interface PublishReceipt {
@@ -16,7 +17,7 @@ type PublishInit = Extract<FrameInit, { type: "publish" }>;
 
 interface PendingPublish {
   readonly frame: PublishInit & { readonly request_id: number };
-  readonly answer: PromiseWithResolvers<PublishReceipt>;
+  readonly answer: Deferred<PublishReceipt>;
   /** Times that the service has refused it for the moment. */
   refusals: number;
 }
@@ -34,7 +35,7 @@ export class Publishes {
     }
     const publish: PendingPublish = {
       frame: { ...init, request_id },
-      answer: Promise.withResolvers<PublishReceipt>(),
+      answer: deferred<PublishReceipt>(),
       refusals: 0,
     };
     this.#pending.set(request_id, publish);
@@ -74,7 +75,7 @@ export interface Wanted {
   /** Times that the service has refused it for the moment. */
   refusals: number;
   /** Who waits for the first answer. */
-  answer: PromiseWithResolvers<void> | undefined;
+  answer: Deferred<void> | undefined;
 }
 
 /**
@@ -82,7 +83,7 @@ export interface Wanted {
  */
 export class Subscriptions {
   readonly #wanted = new Map<string, Wanted>();
-  readonly #unwanted = new Map<string, PromiseWithResolvers<void>>();
+  readonly #unwanted = new Map<string, Deferred<void>>();
   /** Filters of each request under way on this connection. */
   readonly #requests = new Map<number, readonly string[]>();
 
@@ -90,7 +91,7 @@ export class Subscriptions {
   want(filter: string, qos: Qos, after: FrameCursor | undefined): Wanted {
     this.#end_unwanted(filter);
     const before = this.#wanted.get(filter);
-    const answer = before?.answer ?? Promise.withResolvers<void>();
+    const answer = before?.answer ?? deferred<void>();
     const wanted: Wanted = {
       filter,
       qos,
@@ -111,7 +112,7 @@ export class Subscriptions {
   /** No longer wants a filter; resolves when the service has forgotten it. */
   unwant(filter: string): Promise<void> {
     this.drop(filter, new Refusal(codes.normal, "Unsubscribed before the service had answered"));
-    const answer = this.#unwanted.get(filter) ?? Promise.withResolvers<void>();
+    const answer = this.#unwanted.get(filter) ?? deferred<void>();
     this.#unwanted.set(filter, answer);
     return answer.promise;
   }

@@ -1,4 +1,7 @@
-/** Transport over TCP: addresses are `host:port`, IPv6 hosts in brackets. */
+/**
+ * Transport over TCP, in Deno and in Node.js: addresses are `host:port`, IPv6 hosts in brackets.
+ */
+import type { Socket } from "node:net";
 import type { Connection } from "./transport.ts";
 
 /**
@@ -7,17 +10,24 @@ import type { Connection } from "./transport.ts";
 export async function open_tcp(address: string, signal: AbortSignal): Promise<Connection> {
   const parts = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address);
   if (parts === null) throw new TypeError(`Cannot connect to ${address}: it is not host:port`);
-  const socket = await Deno.connect({ hostname: parts[1] ?? parts[2], port: Number(parts[3]) });
-  const connection = new TcpConnection(socket);
+  const [hostname, port] = [parts[1] ?? parts[2], Number(parts[3])];
+  const connection = "Deno" in globalThis
+    ? await open_in_deno(hostname, port)
+    : await open_in_node(hostname, port);
   if (signal.aborted) {
     connection.close();
     signal.throwIfAborted();
   }
-  socket.setNoDelay(true);
   return connection;
 }
 
-class TcpConnection implements Connection {
+async function open_in_deno(hostname: string, port: number): Promise<Connection> {
+  const socket = await Deno.connect({ hostname, port });
+  socket.setNoDelay(true);
+  return new DenoConnection(socket);
+}
+
+class DenoConnection implements Connection {
   readonly #room = new Uint8Array(64 << 10);
   #closed = false;
 
@@ -36,5 +46,41 @@ class TcpConnection implements Connection {
     if (this.#closed) return;
     this.#closed = true;
     this.socket.close();
+  }
+}
+
+async function open_in_node(host: string, port: number): Promise<Connection> {
+  const { connect } = await import("node:net");
+  return await new Promise((resolve, reject) => {
+    const socket = connect({ host, port, noDelay: true });
+    socket.once("error", reject);
+    socket.once("connect", () => {
+      socket.off("error", reject);
+      resolve(new NodeConnection(socket));
+    });
+  });
+}
+
+class NodeConnection implements Connection {
+  readonly #chunks: AsyncIterator<Uint8Array>;
+
+  constructor(readonly socket: Socket) {
+    this.#chunks = socket[Symbol.asyncIterator]();
+    socket.on("error", () => {}); // read() and write() say so
+  }
+
+  async read(): Promise<Uint8Array | null> {
+    const { value, done } = await this.#chunks.next();
+    return done ? null : value;
+  }
+
+  write(bytes: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.socket.write(bytes, (error) => error ? reject(error) : resolve());
+    });
+  }
+
+  close(): void {
+    this.socket.destroy();
   }
 }

@@ -32,13 +32,17 @@ import {
 } from "./longwire_publish.ts";
 // @ts-types="./longwire_pb.d.ts"
 import { longwire as pb } from "./longwire_pb.js";
+import type { Zstd } from "./zstd.ts";
 import { check_topic_filter, check_topic_name } from "./topics.ts";
 import { get_utf8, is_utf8, utf8_bytes } from "./utf8.ts";
 
 export * from "./longwire_frames.ts";
 export { encode_message_into, message_bytes_max } from "./longwire_message.ts";
+export type { Zstd } from "./zstd.ts";
 export { encode_published_into, published_bytes_max } from "./longwire_publish.ts";
 
+/** Dictionaries in one Hello. */
+const dictionaries_max = 64;
 /** Cursors in one Hello. */
 const resume_cursors_max = 64;
 /** Reports in one StatusBatch. */
@@ -49,11 +53,8 @@ const status_reports_max = 10_000;
  */
 const fields_max = 16_384;
 
-/**
- * Unpacks a zstd body; throws Refusal(frame_too_large) when the output would pass
- * `output_bytes_max` and Refusal(malformed) for what is not zstd or names an unknown dictionary.
- */
-export type Decompress = (body: Uint8Array, output_bytes_max: number) => Uint8Array;
+/** Unpacks a compressed body: Zstd.decompress, or what stands for it in a test. */
+export type Decompress = Zstd["decompress"];
 
 function malformed(detail: string): never {
   throw new Refusal(codes.malformed, detail);
@@ -159,6 +160,7 @@ const bodies = {
   redirect: pb.Redirect,
   goodbye: pb.Goodbye,
   gap: pb.Gap,
+  notice: pb.Notice,
 } as const;
 
 type BodyType = keyof typeof bodies;
@@ -170,9 +172,9 @@ function body_size(bytes: Uint8Array, begin: number): number {
 
 /**
  * Reads one whole frame in [begin, end). The value keeps no reference to `bytes`. Throws Refusal:
- * malformed, protocol_error (a compressed frame without `decompress`), unsupported_protocol,
- * client_id_invalid, topic_invalid, filter_invalid, qos_unsupported, payload_invalid,
- * subscription_limit.
+ * what `decompress` throws, malformed, protocol_error (a compressed frame without `decompress`),
+ * unsupported_protocol, client_id_invalid, topic_invalid, filter_invalid, qos_unsupported,
+ * payload_invalid, subscription_limit.
  */
 export function decode_frame(
   bytes: Uint8Array,
@@ -268,6 +270,10 @@ function frame_of(type: BodyType, body: unknown): Frame {
       const { epoch, from, to } = body as pb.Gap;
       return { type, epoch, from, to };
     }
+    case "notice": {
+      const { code, count, detail } = body as pb.Notice;
+      return { type, code, count, detail };
+    }
   }
 }
 
@@ -290,6 +296,9 @@ function hello_of(body: pb.Hello): Hello {
   if (body.resume.length > resume_cursors_max) {
     malformed(`Hello has more than ${resume_cursors_max} cursors`);
   }
+  if (body.dictionaries.length > dictionaries_max) {
+    malformed(`Hello has more than ${dictionaries_max} dictionaries`);
+  }
   return {
     type: "hello",
     session_id: body.session_id,
@@ -300,6 +309,7 @@ function hello_of(body: pb.Hello): Hello {
     last_boot_id: body.last_boot_id,
     clean: body.clean,
     resume_secret: body.resume_secret,
+    dictionaries: body.dictionaries,
   };
 }
 
@@ -323,6 +333,7 @@ function welcome_of(body: pb.Welcome): Frame {
     head_offset: body.head_offset,
     boot_id: body.boot_id,
     session_id: body.session_id,
+    dictionaries: body.dictionaries,
   };
 }
 
@@ -466,6 +477,7 @@ const from_service: ReadonlySet<FrameType> = new Set<FrameType>([
   "published",
   "redirect",
   "gap",
+  "notice",
 ]);
 
 /** Throws Refusal(protocol_error) for a frame that only the service sends. */
@@ -550,4 +562,29 @@ export function encode(
   out[4] = frame_types[frame.type];
   if (body !== undefined) out.set(body, header_bytes);
   return out;
+}
+
+/**
+ * Makes a whole frame at [begin, end) of `out` smaller in its place, where that can be; returns
+ * where it ends.
+ */
+export function compress_frame_at(out: Uint8Array, begin: number, end: number, zstd: Zstd): number {
+  const body_begin = begin + header_bytes;
+  const body = zstd.compress(out.subarray(body_begin, end));
+  if (body === undefined) return end;
+  out.set(body, body_begin);
+  const size = body.length;
+  out[begin] = size & 0xff;
+  out[begin + 1] = (size >>> 8) & 0xff;
+  out[begin + 2] = (size >>> 16) & 0xff;
+  out[begin + 3] = size >>> 24;
+  out[begin + 4] |= compressed_bit;
+  return body_begin + size;
+}
+
+/** `encode`, compressed where that makes the frame smaller. */
+export function encode_small(frame: FrameInit, zstd: Zstd | undefined): Uint8Array {
+  const bytes = encode(frame);
+  if (zstd === undefined || frame.type === "heartbeat") return bytes;
+  return bytes.subarray(0, compress_frame_at(bytes, 0, bytes.length, zstd));
 }

@@ -30,6 +30,8 @@ export interface Hello {
   readonly last_boot_id: string;
   readonly clean: boolean;
   readonly resume_secret: string;
+  /** zstd dictionaries that the device has; 0 = bodies without one. */
+  readonly dictionaries: readonly number[];
 }
 
 export interface FrameLimits {
@@ -52,6 +54,8 @@ export interface Welcome {
   readonly head_offset: number;
   readonly boot_id: string;
   readonly session_id: string;
+  /** What the service can read, as in Hello. */
+  readonly dictionaries: readonly number[];
 }
 
 export interface Refuse {
@@ -172,6 +176,14 @@ export interface Gap {
   readonly to: number;
 }
 
+/** What was sent was not taken, and no other frame says so. */
+export interface Notice {
+  readonly type: "notice";
+  readonly code: number;
+  readonly count: number;
+  readonly detail: string;
+}
+
 export type Frame =
   | Heartbeat
   | Hello
@@ -189,7 +201,8 @@ export type Frame =
   | StatusBatch
   | Redirect
   | Goodbye
-  | Gap;
+  | Gap
+  | Notice;
 
 export type FrameType = Frame["type"];
 
@@ -217,6 +230,7 @@ export const frame_types: Readonly<Record<FrameType, number>> = Object.freeze({
   redirect: 0x0f,
   goodbye: 0x10,
   gap: 0x11,
+  notice: 0x12,
 });
 
 /** Bytes before the body: u32 little-endian, u8 type. */

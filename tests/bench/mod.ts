@@ -15,6 +15,7 @@
  *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
  *     deno task bench backends               io_uring against epoll
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
+ *     deno task bench heartbeat              seconds: bytes and time of one report, in every form
  *
  * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), backends (both of them
  * on io_uring and on epoll, with system calls counted where root runs it), durable (publishes that
@@ -51,12 +52,13 @@
 import { BuildError, ensure_program } from "./build.ts";
 import { number_of, read_flags, UsageError, type Values } from "./flags.ts";
 import { machine_line } from "./footprint.ts";
+import { heartbeat, print_heartbeat } from "./heartbeat.ts";
 import { check_memory, KernelSettings } from "./machine.ts";
 import { offline, type OfflineResult } from "./offline.ts";
 import { print_offline } from "./report_offline.ts";
 import { print_table, type ScenarioRuns } from "./report.ts";
 import { find_kind, Peers, run_scenario } from "./run.ts";
-import { choose_scenarios, offline_name, type Scenario } from "./scenarios.ts";
+import { choose_scenarios, heartbeat_name, offline_name, type Scenario } from "./scenarios.ts";
 
 /** Every scenario in turn; a table is printed when its scenario is over. */
 async function run_all(
@@ -89,7 +91,7 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
-  const others = names.filter((name) => name !== offline_name);
+  const others = names.filter((name) => name !== offline_name && name !== heartbeat_name);
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
   const peers = new Peers({ longwire, settings: values.settings });
@@ -107,6 +109,8 @@ async function bench(args: string[]): Promise<number> {
   let results: ScenarioRuns[];
   let away: OfflineResult | undefined;
   let raised = "";
+  const beats = names.includes(heartbeat_name) ? await heartbeat() : undefined;
+  if (beats !== undefined && !values.json) print_heartbeat(beats);
   try {
     if (devices > 0) await kernel.raise_for(devices);
     raised = `${kernel}`;
@@ -121,7 +125,7 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const document = { machine, raised, versions, scenarios: results, offline: away };
+    const document = { machine, raised, versions, scenarios: results, offline: away, beats };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);
   return results.some(longwire_failed) || away?.problem ? 1 : 0;

@@ -222,6 +222,8 @@ const groups: Record<string, (values: Values) => Scenario[]> = {
 
 /** The name of the scenario that is no comparison of peers: offline.ts runs it. */
 export const offline_name = "offline";
+/** It needs neither a service nor a network. */
+export const heartbeat_name = "heartbeat";
 
 /**
  * The scenarios of these names, filtered by --only.
@@ -231,7 +233,7 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const known = [...Object.keys(groups), offline_name].join(", ");
+    const known = [...Object.keys(groups), offline_name, heartbeat_name].join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
   const only = values.only ?? "";

@@ -64,7 +64,7 @@ list.push(
   },
 );
 refuse_raw("type 0", "00000000 00", "malformed");
-refuse_raw("unknown type", "00000000 12", "malformed");
+refuse_raw("unknown type", "00000000 13", "malformed");
 refuse_raw("unknown type, compressed", "00000000 ff", "malformed");
 refuse_raw("compressed heartbeat", "00000000 81", "malformed");
 refuse_raw("compressed, nothing agreed", "02000000 8a 0801", "protocol_error");
@@ -83,13 +83,15 @@ const hello: Frame = {
   last_boot_id: "",
   clean: false,
   resume_secret: "",
+  dictionaries: [],
 };
 accept("Hello, least", 0x02, `0a ["d1"] 1801`, hello);
 accept("Hello without session id", 0x02, "1801", { ...hello, session_id: "" });
 accept(
   "Hello, all fields",
   0x02,
-  `0a ["d1"] 12 ["tok"] 1801 200a 2a [0a ["e"] 1007] 2a [] 32 ["b"] 3801 42 ["s"]`,
+  `0a ["d1"] 12 ["tok"] 1801 200a 2a [0a ["e"] 1007] 2a [] 32 ["b"] 3801 42 ["s"] ` +
+    "4a [0100]",
   {
     ...hello,
     token: "tok",
@@ -98,6 +100,7 @@ accept(
     last_boot_id: "b",
     clean: true,
     resume_secret: "s",
+    dictionaries: [1, 0],
   },
 );
 accept(
@@ -133,6 +136,7 @@ refuse("Hello, group that does not end", 0x02, "1801 a306", "malformed");
 refuse("Hello, field number 0", 0x02, "1801 0001", "malformed");
 refuse("Hello, wire type 7", 0x02, "1801 0f01", "malformed");
 refuse("Hello, offset past 2^53", 0x02, "1801 2a [10 8080808080808010]", "malformed");
+refuse("Hello, too many dictionaries", 0x02, `1801 4a [${"01".repeat(65)}]`, "malformed");
 refuse("Hello, too many cursors", 0x02, `1801 ${"2a00".repeat(65)}`, "malformed");
 refuse("more fields than any frame has", 0x02, `1801 ${"3801".repeat(20_000)}`, "malformed");
 
@@ -154,13 +158,14 @@ const welcome: Frame = {
   head_offset: 0,
   boot_id: "",
   session_id: "",
+  dictionaries: [],
 };
 accept("Welcome, empty", 0x03, "", welcome, true);
 accept(
   "Welcome, all fields",
   0x03,
   `0a ["n1"] 12 ["e1"] 1a [08808040 10808002 188020 208008 2803] 20 fbfce1b4ab33 280a 3001 ` +
-    `3a ["s"] 40 ffffffffffffff0f 4a ["b"] 52 ["d1"]`,
+    `3a ["s"] 40 ffffffffffffff0f 4a ["b"] 52 ["d1"] 5a [00]`,
   {
     type: "welcome",
     node: "n1",
@@ -179,6 +184,7 @@ accept(
     head_offset: Number.MAX_SAFE_INTEGER,
     boot_id: "b",
     session_id: "d1",
+    dictionaries: [0],
   },
 );
 accept("Refuse, empty", 0x04, "", {
@@ -422,5 +428,12 @@ accept("Goodbye", 0x10, `0814 12 ["bye"] 18e807`, {
   retry_after_ms: 1000,
 });
 accept("Gap", 0x11, `0a ["e"] 1001 18ac02`, { type: "gap", epoch: "e", from: 1, to: 300 });
+
+accept("Notice", 0x12, `0837 1003 1a ["late"]`, {
+  type: "notice",
+  code: 55,
+  count: 3,
+  detail: "late",
+});
 
 export const longwire_cases: readonly LongwireCase[] = list;

@@ -6,6 +6,7 @@ import { BuildError, cache_directory } from "../../ffi/build.ts";
 
 const here = new URL(".", import.meta.url);
 const reactor = new URL("../../ffi/", here);
+const device = new URL("../../deploy/device/", here);
 const base_flags = ["-g", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Wshadow"];
 const text = new TextDecoder();
 
@@ -34,6 +35,12 @@ export function backend_parts(backend: string): Required<Pick<Build, "flags" | "
     sources: [path_of(new URL("emulation.c", emulation))],
   };
 }
+
+/** What adds the client for small devices to a program. */
+export const device_parts = {
+  flags: [`-I${path_of(device)}`],
+  sources: [path_of(new URL("longwire.c", device))],
+} as const;
 
 export const any_compiler = ["cc", "gcc", "clang"] as const;
 
@@ -114,7 +121,7 @@ async function problem_of(command: string, args: readonly string[]): Promise<str
 
 function read_sources(): string[] {
   const emulation = new URL("kqueue/", here);
-  return [here, reactor, emulation, new URL("sys/", emulation)].flatMap((directory) => {
+  return [here, reactor, device, emulation, new URL("sys/", emulation)].flatMap((directory) => {
     const names = [...Deno.readDirSync(directory)].map(({ name }) => name);
     const sources = names.filter((name) => /\.[ch]$/.test(name)).sort();
     return sources.flatMap((name) => [name, Deno.readTextFileSync(new URL(name, directory))]);

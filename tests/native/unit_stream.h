@@ -57,7 +57,9 @@ static struct stream stream_of(unsigned protocol) {
     stream_add_body(&s, protocol, sizes[i]);
     if (i % 4 != 1) continue;
     if (protocol == LW_PROTOCOL_LONGWIRE) {
-      static const uint8_t beat[] = {0xff, 0xff, 0xff, 0xff, LONGWIRE_HEARTBEAT};
+      static const uint8_t beat[] = {0xff, 0xff, 0xff, 0x00, LONGWIRE_HEARTBEAT};
+      static const uint8_t ahead[] = {0xff, 0xff, 0xff, 0xff, LONGWIRE_HEARTBEAT};
+      stream_add(&s, ahead, sizeof ahead, 1); /* of the year 2106: the host judges it */
       stream_add(&s, beat, sizeof beat, 0);
       stream_answer(&s, beat, sizeof beat);
     } else {

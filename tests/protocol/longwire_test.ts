@@ -112,6 +112,7 @@ Deno.test("longwire: frame type numbers are part of the protocol", () => {
     redirect: 15,
     goodbye: 16,
     gap: 17,
+    notice: 18,
   });
 });
 

@@ -11,6 +11,7 @@ import { Inbox } from "./wait.ts";
 export class RawConnection<Packet> implements AsyncDisposable {
   readonly packets: Inbox<Packet>;
   readonly #done: Promise<void>;
+  received_bytes = 0;
 
   protected constructor(
     readonly socket: Deno.TcpConn,
@@ -27,6 +28,7 @@ export class RawConnection<Packet> implements AsyncDisposable {
       for (;;) {
         const size = await this.socket.read(room);
         if (size === null) return;
+        this.received_bytes += size;
         for (const packet of this.decoder.feed(room.subarray(0, size))) this.packets.push(packet);
       }
     } catch {
@@ -101,8 +103,12 @@ export class RawMqtt extends RawConnection<mqtt.Packet> {
 }
 
 export class RawLongwire extends RawConnection<longwire.Frame> {
-  static async open(address: Address): Promise<RawLongwire> {
-    return new RawLongwire(await open(address), "raw Longwire", new longwire.Decoder());
+  static async open(
+    address: Address,
+    decompress?: longwire.Decompress,
+  ): Promise<RawLongwire> {
+    const decoder = new longwire.Decoder(undefined, decompress);
+    return new RawLongwire(await open(address), "raw Longwire", decoder);
   }
 
   frame(frame: longwire.FrameInit): Promise<void> {
@@ -114,12 +120,25 @@ export class RawLongwire extends RawConnection<longwire.Frame> {
     return await this.packets.find(({ type }) => type !== "heartbeat", "a frame");
   }
 
+  /** The next frame, which must be of this type. */
+  async expect<Type extends longwire.FrameType>(
+    type: Type,
+  ): Promise<Extract<longwire.Frame, { type: Type }>> {
+    return of_type(await this.packets.next(), type);
+  }
+
+  async subscribe(filter: string): Promise<void> {
+    await this.frame({ type: "subscribe", request_id: 1, subscriptions: [{ filter, qos: 1 }] });
+    await this.expect("subscribed");
+  }
+
   /** One that has been let in, and its Welcome. */
   static async connect(
     address: Address,
     hello: Partial<longwire.Hello> = {},
+    decompress?: longwire.Decompress,
   ): Promise<[RawLongwire, longwire.Welcome]> {
-    const raw = await RawLongwire.open(address);
+    const raw = await RawLongwire.open(address, decompress);
     await raw.frame({ protocol_version: 1, ...hello, type: "hello" });
     const answer = await raw.next();
     if (answer.type === "welcome") return [raw, answer];

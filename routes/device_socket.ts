@@ -1,11 +1,12 @@
 /**
- * GET /mqtt: MQTT over WebSocket (MQTT 5 section 6). The socket is a stream of bytes to and from a
- * connection of the reactor, which does all the rest. Bounded both ways: what the device does not
- * read stays in the reactor, what the reactor does not read ends the connection.
+ * GET /mqtt and /v1/longwire: the device protocols over WebSocket (MQTT 5 section 6). The socket is
+ * a stream of bytes to and from a connection of the reactor, which does all the rest. Bounded both
+ * ways: what the device does not read stays in the reactor, what the reactor does not read ends the
+ * connection.
  */
 import { codes } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
-import type { Call, Context, RawConnection } from "./context.ts";
+import type { Call, Context, DeviceProtocol, RawConnection } from "./context.ts";
 import { refuse } from "./problem.ts";
 
 /** Close codes of WebSocket (RFC 6455 section 7.4.1, and its IANA registry). */
@@ -111,25 +112,31 @@ function turn(): Promise<void> {
 
 let open_sockets = 0;
 
-function offers_mqtt(request: Request): boolean {
+function offers(request: Request, protocol: DeviceProtocol): boolean {
   const offered = request.headers.get("sec-websocket-protocol") ?? "";
-  return offered.split(",").some((name) => name.trim() === "mqtt");
+  return offered.split(",").some((name) => name.trim() === protocol);
 }
 
-/** Upgrades the request; the subprotocol must be `mqtt` [MQTT-6.0.0-3], [MQTT-6.0.0-4]. */
-export function mqtt_socket({ request, remote }: Call, context: Context): Response {
-  const { open_mqtt } = context;
-  if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
-    return refuse(codes.upgrade_required, undefined, 0, { upgrade: "websocket" });
-  }
-  if (!offers_mqtt(request)) {
-    return refuse(codes.query_invalid, "Sec-WebSocket-Protocol must offer mqtt");
-  }
-  if (context.is_stopping()) return refuse(codes.shutting_down);
-  if (open_sockets >= limits.websockets_max) return refuse(codes.connection_limit);
-  const { socket, response } = Deno.upgradeWebSocket(request, { protocol: "mqtt" });
-  open_sockets++;
-  const bridge = new Bridge(socket, () => open_sockets--);
-  void bridge.run(() => open_mqtt(remote));
-  return response;
+/**
+ * Upgrades requests; the subprotocol must be that of the path: for MQTT [MQTT-6.0.0-3] and
+ * [MQTT-6.0.0-4] say so.
+ */
+export function device_socket(
+  protocol: DeviceProtocol,
+): (call: Call, context: Context) => Response {
+  return ({ request, remote }, context) => {
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
+      return refuse(codes.upgrade_required, undefined, 0, { upgrade: "websocket" });
+    }
+    if (!offers(request, protocol)) {
+      return refuse(codes.query_invalid, `Sec-WebSocket-Protocol must offer ${protocol}`);
+    }
+    if (context.is_stopping()) return refuse(codes.shutting_down);
+    if (open_sockets >= limits.websockets_max) return refuse(codes.connection_limit);
+    const { socket, response } = Deno.upgradeWebSocket(request, { protocol });
+    open_sockets++;
+    const bridge = new Bridge(socket, () => open_sockets--);
+    void bridge.run(() => context.open_bridge[protocol](remote));
+    return response;
+  };
 }
