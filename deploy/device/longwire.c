@@ -32,8 +32,6 @@ enum code {
 };
 
 #define HEADER_BYTES 5u
-#define BACKOFF_BASE_MS 500u
-#define BACKOFF_CAP_MS 30000u
 #define CONNECT_TIMEOUT_MS 10000u
 #define STABLE_MS 10000u
 #define MISSED_MAX 3u
@@ -178,9 +176,20 @@ static uint32_t next_random(struct longwire *c) {
   return c->random;
 }
 
-/* Somewhere between a time and 1.3 times it: never earlier, never all devices at once. */
-static uint64_t jittered(struct longwire *c, uint64_t ms) {
-  return ms + ms * 3 / 10 * (next_random(c) >> 16) / 0xffff;
+/* A share of a time, at random. */
+static uint64_t random_part(struct longwire *c, uint64_t ms) {
+  return ms * (next_random(c) >> 16) / 0xffff;
+}
+
+/* As long as the backoff says, with the spread that a fleet needs, never all devices at once. */
+static uint64_t own_delay(struct longwire *c) {
+  uint64_t ms = (uint64_t)LONGWIRE_BACKOFF_BASE_MS << (c->attempt < 16 ? c->attempt : 16);
+  if (ms > LONGWIRE_BACKOFF_CAP_MS) ms = LONGWIRE_BACKOFF_CAP_MS;
+#ifdef LONGWIRE_FULL_JITTER
+  return random_part(c, ms);
+#else
+  return ms + random_part(c, ms * LONGWIRE_JITTER_PERCENT / 100);
+#endif
 }
 
 static int is_final(uint32_t code) {
@@ -213,10 +222,11 @@ static void fail(struct longwire *c, uint32_t code, uint64_t after_ms) {
     return;
   }
   if (c->state == LONGWIRE_READY && now_ms >= c->stable_ms) c->attempt = 0;
-  uint64_t delay_ms = (uint64_t)BACKOFF_BASE_MS << (c->attempt < 6 ? c->attempt : 6);
-  if (delay_ms > BACKOFF_CAP_MS) delay_ms = BACKOFF_CAP_MS;
+  uint64_t delay_ms = own_delay(c);
+  /* What was asked for is never undercut. */
+  uint64_t asked_ms = after_ms + random_part(c, after_ms * LONGWIRE_JITTER_PERCENT / 100);
   if (c->attempt < 0xffff) c->attempt++;
-  c->next_ms = now_ms + jittered(c, delay_ms > after_ms ? delay_ms : after_ms);
+  c->next_ms = now_ms + (delay_ms > asked_ms ? delay_ms : asked_ms);
   c->state = LONGWIRE_WAITING;
 }
 
@@ -236,7 +246,7 @@ static void follow(struct longwire *c, const struct field *address, uint32_t cod
   *colon = 0;
   memcpy(c->host, text, sizeof c->host);
   c->port = (uint16_t)port;
-  c->next_ms = c->options.monotonic_ms() + within_ms / 2 * (next_random(c) >> 16) / 0xffff;
+  c->next_ms = c->options.monotonic_ms() + random_part(c, within_ms / 2);
   c->state = LONGWIRE_WAITING;
 }
 

@@ -14,6 +14,19 @@
 extern "C" {
 #endif
 
+/* Compile-time settings of the backoff: doubling from the base to the cap, and what is added to it
+ * at random. With LONGWIRE_FULL_JITTER it is anything from 0 to that. LONGWIRE_NO_TCP leaves out
+ * the transport for POSIX. */
+#ifndef LONGWIRE_BACKOFF_BASE_MS
+#define LONGWIRE_BACKOFF_BASE_MS 500u
+#endif
+#ifndef LONGWIRE_BACKOFF_CAP_MS
+#define LONGWIRE_BACKOFF_CAP_MS 30000u
+#endif
+#ifndef LONGWIRE_JITTER_PERCENT
+#define LONGWIRE_JITTER_PERCENT 30u
+#endif
+
 /* How bytes move: TCP by default (longwire_tcp), or what the device has. All are called with the
  * context of the options; none may block for long. */
 struct longwire_transport {
