@@ -311,7 +311,8 @@ static void on_welcome(struct longwire *c, struct reader *r) {
   c->stable_ms = now_ms + STABLE_MS;
   c->code = 0;
   c->state = LONGWIRE_READY;
-  if (!resumed && c->options.filter != NULL) subscribe(c);
+  if (!resumed) c->subscribed = 0;
+  if (!c->subscribed && c->options.filter != NULL) subscribe(c);
 }
 
 static void on_message(struct longwire *c, struct reader *r) {
@@ -376,7 +377,8 @@ static void on_subscribed(struct longwire *c, struct reader *r) {
     else if (f.size > 0 && !get_varint(&packed, &code)) return fail(c, 0, 0);
   }
   if (got < 0) return fail(c, 0, 0);
-  if (code != 0) fail(c, (uint32_t)code, 0);
+  if (code != 0) return fail(c, (uint32_t)code, 0);
+  c->subscribed = 1;
 }
 
 static void on_gap(struct longwire *c, struct reader *r) {

@@ -117,6 +117,7 @@ struct longwire {
   uint32_t attempt;
   uint32_t random;
   uint32_t code; /* why the last connection ended, as in core/codes.ts; 0 = no reason was given */
+  uint32_t subscribed;  /* the service said so: until then each connection asks again */
   uint32_t requests;    /* counts request ids */
   uint32_t passed_over; /* frames that did not fit into `in` */
   uint32_t skip;        /* bytes of such a frame that are still to come */

@@ -15,6 +15,7 @@
  *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
  *     deno task bench backends               io_uring against epoll
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
+ *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
  *     deno task bench heartbeat              seconds: bytes and time of one report, in every form
  *
  * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), backends (both of them
@@ -58,7 +59,14 @@ import { offline, type OfflineResult } from "./offline.ts";
 import { print_offline } from "./report_offline.ts";
 import { print_table, type ScenarioRuns } from "./report.ts";
 import { find_kind, Peers, run_scenario } from "./run.ts";
-import { choose_scenarios, heartbeat_name, offline_name, type Scenario } from "./scenarios.ts";
+import { print_wire, wire } from "./wire.ts";
+import {
+  choose_scenarios,
+  heartbeat_name,
+  offline_name,
+  type Scenario,
+  wire_name,
+} from "./scenarios.ts";
 
 /** Every scenario in turn; a table is printed when its scenario is over. */
 async function run_all(
@@ -91,7 +99,8 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
-  const others = names.filter((name) => name !== offline_name && name !== heartbeat_name);
+  const alone = [offline_name, heartbeat_name, wire_name];
+  const others = names.filter((name) => !alone.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
   const peers = new Peers({ longwire, settings: values.settings });
@@ -111,6 +120,9 @@ async function bench(args: string[]): Promise<number> {
   let raised = "";
   const beats = names.includes(heartbeat_name) ? await heartbeat() : undefined;
   if (beats !== undefined && !values.json) print_heartbeat(beats);
+  const count = number_of("messages", values.messages, 1, 1e6);
+  const wires = names.includes(wire_name) ? await wire(count) : undefined;
+  if (wires !== undefined && !values.json) print_wire(wires, count);
   try {
     if (devices > 0) await kernel.raise_for(devices);
     raised = `${kernel}`;
@@ -125,7 +137,7 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const document = { machine, raised, versions, scenarios: results, offline: away, beats };
+    const document = { machine, raised, versions, scenarios: results, offline: away, beats, wires };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);
   return results.some(longwire_failed) || away?.problem ? 1 : 0;

@@ -224,6 +224,8 @@ const groups: Record<string, (values: Values) => Scenario[]> = {
 export const offline_name = "offline";
 /** It needs neither a service nor a network. */
 export const heartbeat_name = "heartbeat";
+/** It starts services of its own and needs tcpdump. */
+export const wire_name = "wire";
 
 /**
  * The scenarios of these names, filtered by --only.
@@ -233,7 +235,7 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const known = [...Object.keys(groups), offline_name, heartbeat_name].join(", ");
+    const known = [...Object.keys(groups), offline_name, heartbeat_name, wire_name].join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
   const only = values.only ?? "";
