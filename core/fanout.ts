@@ -7,7 +7,7 @@ import type { Reactor } from "../ffi/reactor.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import { plain_name } from "./namespace.ts";
 import type { Zstd } from "./protocol/zstd.ts";
-import { is_longwire, offline, type Session, SubscriptionOptions, Wire } from "./session.ts";
+import { is_longwire, offline, type Session, SubscriptionOptions, type Wire } from "./session.ts";
 import { TopicTree } from "./topic_tree.ts";
 import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
 
