@@ -84,7 +84,9 @@ async function longwire(is_packed: boolean): Promise<Protocol> {
   };
 }
 
-/** Reports of 120 bytes whose members are not those that the dictionary was trained on, or noise. */
+/**
+ * Reports of 120 bytes whose members are not those that the dictionary was trained on, or noise.
+ */
 function* payloads(count: number, is_text: boolean): Generator<Uint8Array<ArrayBuffer>> {
   const random = random_of(120);
   for (let i = 0; i < count; i++) {
