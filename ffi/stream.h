@@ -59,7 +59,8 @@ static void stall(struct io_thread *t, struct connection *c) {
 /* Whether PUBREL waits until the host has written down that PUBREC came. */
 static int hold_release(struct io_thread *t, struct connection *c, struct inflight_entry *entry) {
   if (!(c->flags & HOLD_RELEASES) || entry == NULL || entry->qos != 2) return 0;
-  if (entry->state == INFLIGHT_RELEASED) return 0;
+  /* The host has been told: its PUBREL is out, or on its way. */
+  if (entry->state == INFLIGHT_RELEASED) return 1;
   entry->state = INFLIGHT_RECEIVED;
   entry->flags |= LW_DELIVER_SETTLE;
   mark_pending(t, c, PENDING_SETTLED);

@@ -18,7 +18,7 @@
 
 static inline size_t http_publish(uint8_t *out, const struct frame *message) {
   int head = snprintf((char *)out, HTTP_HEAD_BYTES_MAX,
-                      "POST /v1/topics/%.*s?qos=%u HTTP/1.1\r\nhost: longwire\r\n"
+                      "POST /v1/topics/%.*s?qos=%u HTTP/1.1\r\nhost: localhost\r\n"
                       "content-length: %zu\r\n\r\n",
                       (int)message->topic_bytes, (const char *)message->topic, message->qos,
                       message->payload_bytes);
@@ -103,7 +103,7 @@ static inline size_t http_batch(uint8_t *out, const struct frame *message, bool 
   }
   if (!is_ndjson) end[-1] = ']';
   int head = snprintf((char *)out, HTTP_HEAD_BYTES_MAX,
-                      "POST /v1/publish HTTP/1.1\r\nhost: longwire\r\n"
+                      "POST /v1/publish HTTP/1.1\r\nhost: localhost\r\n"
                       "content-type: application/%s\r\ncontent-length: %zu\r\n\r\n",
                       is_ndjson ? "x-ndjson" : "json", (size_t)(end - body));
   put_bytes(out + head, body, (size_t)(end - body));

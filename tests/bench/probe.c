@@ -22,7 +22,7 @@
 /* A service that does not answer for so long is given up. */
 #define ANSWER_S_MAX 120
 
-static const char request[] = "GET /healthz HTTP/1.1\r\nhost: longwire\r\n\r\n";
+static const char request[] = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 static uint64_t monotonic_ns(void) {
   struct timespec now;
