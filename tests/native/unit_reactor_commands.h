@@ -21,7 +21,7 @@ static void unit_senseless_commands(void) {
   refused(rig, "CLOSE with a code that nobody counts");
   command_send(c, of, "", 0);
   refused(rig, "SEND of nothing");
-  command_plain(c, 13, of);
+  command_plain(c, 99, of);
   refused(rig, "an unknown type");
   command_plain(c, 0, of);
   refused(rig, "no type");
