@@ -15,6 +15,7 @@
  *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
  *     deno task bench backends               io_uring against epoll
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
+ *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
  *     deno task bench heartbeat              seconds: bytes and time of one report, in every form
  *
@@ -59,12 +60,14 @@ import { offline, type OfflineResult } from "./offline.ts";
 import { print_offline } from "./report_offline.ts";
 import { print_table, type ScenarioRuns } from "./report.ts";
 import { find_kind, Peers, run_scenario } from "./run.ts";
+import { print_storm, storm } from "./storm.ts";
 import { print_wire, wire } from "./wire.ts";
 import {
   choose_scenarios,
   heartbeat_name,
   offline_name,
   type Scenario,
+  storm_name,
   wire_name,
 } from "./scenarios.ts";
 
@@ -99,7 +102,7 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
-  const alone = [offline_name, heartbeat_name, wire_name];
+  const alone = [offline_name, heartbeat_name, wire_name, storm_name];
   const others = names.filter((name) => !alone.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
@@ -123,6 +126,10 @@ async function bench(args: string[]): Promise<number> {
   const count = number_of("messages", values.messages, 1, 1e6);
   const wires = names.includes(wire_name) ? await wire(count) : undefined;
   if (wires !== undefined && !values.json) print_wire(wires, count);
+  const storms = names.includes(storm_name)
+    ? await storm(number_of("devices", values.devices, 1, 1e6), values.only ?? "")
+    : undefined;
+  if (storms !== undefined && !values.json) print_storm(storms);
   try {
     if (devices > 0) await kernel.raise_for(devices);
     raised = `${kernel}`;
@@ -137,7 +144,16 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const document = { machine, raised, versions, scenarios: results, offline: away, beats, wires };
+    const document = {
+      machine,
+      raised,
+      versions,
+      scenarios: results,
+      offline: away,
+      beats,
+      wires,
+      storms,
+    };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);
   return results.some(longwire_failed) || away?.problem ? 1 : 0;

@@ -226,6 +226,7 @@ export const offline_name = "offline";
 export const heartbeat_name = "heartbeat";
 /** It starts services of its own and needs tcpdump. */
 export const wire_name = "wire";
+export const storm_name = "storm";
 
 /**
  * The scenarios of these names, filtered by --only.
@@ -235,7 +236,8 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const known = [...Object.keys(groups), offline_name, heartbeat_name, wire_name].join(", ");
+    const known = [...Object.keys(groups), offline_name, heartbeat_name, wire_name, storm_name]
+      .join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
   const only = values.only ?? "";
