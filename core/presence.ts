@@ -39,12 +39,17 @@ export class Presence {
   constructor(readonly router: Router, readonly now_ms: () => number) {}
 
   joined(session: Session): void {
-    if (this.router.fanout.presence_filters > 0) this.#tell(session, "join");
+    if (this.#is_heard()) this.#tell(session, "join");
   }
 
   /** The session still has its access. */
   left(session: Session, code: Code): void {
-    if (this.router.fanout.presence_filters > 0) this.#tell(session, "leave", code);
+    if (this.#is_heard()) this.#tell(session, "leave", code);
+  }
+
+  /** Of other nodes it is not known who listens there. */
+  #is_heard(): boolean {
+    return this.router.fanout.presence_filters > 0 || this.router.relay !== null;
   }
 
   #tell(session: Session, event: PresenceEvent["event"], code?: Code): void {
@@ -63,7 +68,6 @@ export class Presence {
     const properties = { content_type: "application/json", payload_format: 1 };
     const head = { topic, payload, qos: 0, retain: false, time_ms, expires_ms: 0 } as const;
     const message: Message = { ...head, key: "", properties };
-    this.router.fanout.dispatch(message, 0, null);
-    this.router.schedule_turn();
+    this.router.announce(message);
   }
 }

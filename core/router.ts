@@ -183,6 +183,12 @@ export class Router {
     if (refusal !== null) throw refusal;
   }
 
+  /** Hands a QoS 0 message of the service's own to everyone who listens, on any node. */
+  announce(message: Message): void {
+    this.#pass(message, null);
+    this.schedule_turn();
+  }
+
   /** Refuses a publish, after the answers of those that its origin published before it. */
   refuse(message: Message, origin: PublishOrigin, token: number, refusal: Refusal): void {
     if (origin.appends_pending === 0) {
