@@ -56,6 +56,7 @@ import { build_addon, load_addon } from "./ffi/zstd.ts";
 import { end_event_streams } from "./routes/events.ts";
 import type { Remote } from "./routes/context.ts";
 import { guard } from "./routes/guard.ts";
+import { end_json_sockets } from "./routes/json_socket.ts";
 import { make_handler } from "./routes/mod.ts";
 import { count_refusal, refuse } from "./routes/problem.ts";
 
@@ -344,6 +345,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const close_http = async () => {
     receipts.stop();
     end_event_streams(context);
+    end_json_sockets(context);
     front?.close();
     await Promise.all([http?.shutdown(), https?.server.shutdown()]);
   };

@@ -128,6 +128,9 @@ export const limits = Object.freeze({
   /** Pushes that wait for the acknowledgement of their device, and for how long one may. */
   receipts_max: 100_000,
   receipt_timeout_ms_max: 120_000,
+  /** JSON over WebSocket: subscriptions of one, requests of it that are not answered yet. */
+  websocket_subscriptions_max: 64,
+  websocket_requests_max: 256,
   /** Bytes of one that were received and not taken: past this it is closed. */
   websocket_waiting_bytes: 4 << 20,
   /** Bytes of one that its device has not read: past this nothing more is read from the reactor. */

@@ -6,9 +6,9 @@ import { type Code, codes, Refusal } from "../core/codes.ts";
 import { Follower, type Sink } from "../core/follower.ts";
 import { limits } from "../core/limits.ts";
 import type { Message } from "../core/message.ts";
-import { filter_problem } from "../core/topic_tree.ts";
 import type { Call, Context } from "./context.ts";
 import { parse_cursor } from "./cursor.ts";
+import { parse_filters } from "./filters.ts";
 import { message_json } from "./message_json.ts";
 import { problem } from "./problem.ts";
 
@@ -104,27 +104,9 @@ export function end_event_streams(context: Context): void {
   for (const stream of [...open_streams.get(context) ?? []]) stream.end();
 }
 
-/** Filters as the service knows them. Throws Refusal. */
-function parse_filters({ query, access }: Call): string[] {
-  const topics = query.getAll("topic");
-  if (topics.length === 0) throw new Refusal(codes.query_invalid, "topic is missing");
-  if (topics.length > limits.filters_per_packet_max) {
-    throw new Refusal(codes.subscription_limit, "More topics than one stream may have");
-  }
-  for (const topic of topics) {
-    const why = topic.startsWith("$share/") ? "it is shared" : filter_problem(topic);
-    if (why !== undefined) {
-      throw new Refusal(codes.filter_invalid, `Cannot subscribe to "${topic}": ${why}`);
-    }
-    const refusal = access.refusal_of_filter(topic);
-    if (refusal !== null) throw refusal;
-  }
-  return [...new Set(topics)].map((topic) => access.tenant.filter(topic));
-}
-
 /** `topic` (a filter, repeatable), `after` or Last-Event-ID: where to go on. */
 export function events(call: Call, context: Context): Response {
-  const filters = parse_filters(call);
+  const filters = parse_filters(call.query.getAll("topic"), call.access);
   const text = call.request.headers.get("last-event-id") ?? call.query.get("after");
   const { epoch } = context.store;
   const cursor = text === null || text === "" ? null : parse_cursor("Last-Event-ID", text, epoch);

@@ -1,10 +1,11 @@
 /** GET /v1/topics/{topic}/messages: what was published, by offset. */
+import type { Access } from "../core/access.ts";
 import { codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import type { Call, Context } from "./context.ts";
 import { parse_cursor } from "./cursor.ts";
-import { message_json } from "./message_json.ts";
+import { message_json, type MessageJson } from "./message_json.ts";
 
 const limit_default = 100;
 
@@ -16,20 +17,30 @@ function parse_limit(text: string | null): number {
   throw new Refusal(codes.query_invalid, detail);
 }
 
-/** A page of one topic. `next` is the `after` of the following page, null at the end of the log. */
-export async function history(call: Call, context: Context): Promise<Response> {
+export interface HistoryPage {
+  readonly messages: readonly MessageJson[];
+  /** The `after` of the following page, null at the end of the log. */
+  readonly next: string | null;
+  readonly gap: boolean;
+}
+
+/** A page of one topic. Throws Refusal. */
+export async function read_history(
+  context: Context,
+  access: Access,
+  wanted: { readonly topic: string; readonly after: string | null; readonly limit: string | null },
+): Promise<HistoryPage> {
   const { store } = context;
-  const why = topic_problem(call.rest);
+  const why = topic_problem(wanted.topic);
   if (why !== undefined) throw new Refusal(codes.topic_invalid, `Cannot read the topic: ${why}`);
-  const refusal = call.access.refusal_of_filter(call.rest);
+  const refusal = access.refusal_of_filter(wanted.topic);
   if (refusal !== null) throw refusal;
-  const topic = call.access.tenant.topic(call.rest);
-  const limit = parse_limit(call.query.get("limit"));
-  const text = call.query.get("after");
-  const cursor = text === null
+  const topic = access.tenant.topic(wanted.topic);
+  const limit = parse_limit(wanted.limit);
+  const cursor = wanted.after === null
     ? { offset: 0, is_other_epoch: false }
-    : parse_cursor("after", text, store.epoch);
-  const messages = [];
+    : parse_cursor("after", wanted.after, store.epoch);
+  const messages: MessageJson[] = [];
   let after = cursor.offset;
   let gap = cursor.is_other_epoch;
   do {
@@ -41,6 +52,11 @@ export async function history(call: Call, context: Context): Promise<Response> {
     gap ||= page.gap && cursor.offset > 0;
     after = page.next;
   } while (messages.length < limit && after < store.head);
-  const next = after < store.head ? `${store.epoch}:${after}` : null;
-  return Response.json({ messages, next, gap });
+  return { messages, next: after < store.head ? `${store.epoch}:${after}` : null, gap };
+}
+
+export async function history(call: Call, context: Context): Promise<Response> {
+  const { rest: topic, query, access } = call;
+  const wanted = { topic, after: query.get("after"), limit: query.get("limit") };
+  return Response.json(await read_history(context, access, wanted));
 }

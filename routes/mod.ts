@@ -9,6 +9,7 @@ import { device_socket } from "./device_socket.ts";
 import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
+import { json_socket } from "./json_socket.ts";
 import { healthz, metrics, readyz } from "./operations.ts";
 import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
@@ -46,6 +47,7 @@ export const routes: readonly Route[] = [
     permission: "token",
     handler: push,
   },
+  { method: "GET", path: "/v1/ws", permission: "token", handler: json_socket },
   { method: "GET", path: "/mqtt", permission: "public", handler: device_socket("mqtt") },
   { method: "GET", path: "/v1/longwire", permission: "public", handler: device_socket("longwire") },
   { method: "GET", path: "/", permission: "public", handler: docs_page },

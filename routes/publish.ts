@@ -16,7 +16,12 @@ export function check_topic(topic: string): string {
 }
 
 /** Lets a publish pass; answers what the service knows its topic by. Throws Refusal. */
-export function admit({ access }: Call, topic: string, bytes: number, now_ms: number): string {
+export function admit(
+  { access }: Pick<Call, "access">,
+  topic: string,
+  bytes: number,
+  now_ms: number,
+): string {
   const admitted = admit_publish(access, topic, bytes, now_ms);
   if (typeof admitted === "string") return admitted;
   throw admitted;

@@ -51,7 +51,7 @@ function optional_string(item: Record<string, unknown>, name: string): string | 
 }
 
 /** One item of POST /v1/publish. Throws Refusal. */
-function parse_item(value: unknown, call: Call, now_ms: number): Message {
+export function parse_item(value: unknown, call: Pick<Call, "access">, now_ms: number): Message {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new Refusal(codes.json_invalid, "A message must be a JSON object");
   }
