@@ -117,6 +117,8 @@ export class PeerServer {
 /** One other node. */
 class Peer {
   readonly #client: grpc.Client;
+  /** Under way: closing a channel does not end them. */
+  readonly #calls = new Set<grpc.ClientUnaryCall>();
   #watch: grpc.ClientReadableStream<unknown> | undefined;
   #closed = false;
 
@@ -142,21 +144,27 @@ class Peer {
   ): Promise<Messages[M][1]> {
     return new Promise((resolve, reject) => {
       const options = { deadline: Date.now() + timeout_ms };
-      this.#client.makeUnaryRequest(
+      const call = this.#client.makeUnaryRequest(
         path_of(method),
         to_bytes,
         from_bytes,
         request,
         new grpc.Metadata(),
         options,
-        (error, answer) => error === null ? resolve(answer as Messages[M][1]) : reject(error),
+        (error, answer) => {
+          this.#calls.delete(call);
+          if (error === null) resolve(answer as Messages[M][1]);
+          else reject(error);
+        },
       );
+      this.#calls.add(call);
     });
   }
 
   close(): void {
     this.#closed = true;
     this.#watch?.cancel();
+    for (const call of this.#calls) call.cancel();
     this.#client.close();
   }
 

@@ -14,6 +14,7 @@
  *     deno task bench steady --devices=100000 --rate=20000
  *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
  *     deno task bench backends               io_uring against epoll
+ *     deno task bench failover --fleet=300 --rounds=3 --only=kill
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
@@ -25,7 +26,8 @@
  * HTTP, one and 256 a request, beside a Deno.serve that only reads and discards such bodies), hold
  * (devices that are connected, answer heartbeats and can be reached), steady (deliveries at a fixed
  * rate, and their latency), tls (fanout and pairs with QoS 0, then hold, over TLS), offline
- * (messages for devices that are away, of which some return at once; Longwire only). "pipelined"
+ * (messages for devices that are away, of which some return at once; Longwire only), failover (what
+ * devices notice when a part of a cluster fails; needs etcd and nats-server). "pipelined"
  * keeps a window of messages in flight; "one at a time" publishes the next message when every
  * subscriber has the last one and, with QoS 1, its publisher the PUBACK.
  *
@@ -37,6 +39,7 @@
  *                      mosquitto-tls, nats, raw, bare
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
  *     --sessions=1000000 --messages=1000 --returning=20000    of offline
+ *     --fleet=300      devices of failover
  *     --longwire="..." command that starts Longwire (or LONGWIRE_BENCH_COMMAND), else what
  *                      `deno task start` runs
  *     --settings="..." settings that it gets in addition; else, when there are more devices than
@@ -52,6 +55,7 @@
  * the benchmark could not run.
  */
 import { BuildError, ensure_program } from "./build.ts";
+import { failover, type FailoverRun, print_failover } from "./failover.ts";
 import { number_of, read_flags, UsageError, type Values } from "./flags.ts";
 import { machine_line } from "./footprint.ts";
 import { heartbeat, print_heartbeat } from "./heartbeat.ts";
@@ -64,6 +68,7 @@ import { print_storm, storm } from "./storm.ts";
 import { print_wire, wire } from "./wire.ts";
 import {
   choose_scenarios,
+  failover_name,
   heartbeat_name,
   offline_name,
   type Scenario,
@@ -102,7 +107,7 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
-  const alone = [offline_name, heartbeat_name, wire_name, storm_name];
+  const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name];
   const others = names.filter((name) => !alone.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
@@ -120,6 +125,7 @@ async function bench(args: string[]): Promise<number> {
   Deno.addSignalListener("SIGTERM", interrupted);
   let results: ScenarioRuns[];
   let away: OfflineResult | undefined;
+  let failed: FailoverRun[] | undefined;
   let raised = "";
   const beats = names.includes(heartbeat_name) ? await heartbeat() : undefined;
   if (beats !== undefined && !values.json) print_heartbeat(beats);
@@ -136,6 +142,8 @@ async function bench(args: string[]): Promise<number> {
     results = await run_all(scenarios, peers, values);
     if (names.includes(offline_name)) away = await offline(values, peers);
     if (away !== undefined && !values.json) print_offline(away);
+    if (names.includes(failover_name)) failed = await failover(values);
+    if (failed !== undefined && !values.json) print_failover(failed);
   } finally {
     await clean_up();
     Deno.removeSignalListener("SIGINT", interrupted);
@@ -144,16 +152,8 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const document = {
-      machine,
-      raised,
-      versions,
-      scenarios: results,
-      offline: away,
-      beats,
-      wires,
-      storms,
-    };
+    const others = { offline: away, failover: failed, beats, wires, storms };
+    const document = { machine, raised, versions, scenarios: results, ...others };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);
   return results.some(longwire_failed) || away?.problem ? 1 : 0;

@@ -227,6 +227,8 @@ export const heartbeat_name = "heartbeat";
 /** It starts services of its own and needs tcpdump. */
 export const wire_name = "wire";
 export const storm_name = "storm";
+/** It starts a cluster of its own. */
+export const failover_name = "failover";
 
 /**
  * The scenarios of these names, filtered by --only.
@@ -236,8 +238,8 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const known = [...Object.keys(groups), offline_name, heartbeat_name, wire_name, storm_name]
-      .join(", ");
+    const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name];
+    const known = [...Object.keys(groups), ...alone].join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
   const only = values.only ?? "";
