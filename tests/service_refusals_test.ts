@@ -431,7 +431,7 @@ Deno.test("a connection over the limit is told to come back later", async () => 
   assertEquals(await mqtt.closed(), [busy]);
   await using longwire = await RawLongwire.open(service.device);
   const refuse = of_type((await longwire.closed())[0], "refuse");
-  assertEquals(refuse.code, codes.server_busy.number);
+  assertEquals(refuse.code, codes.connection_limit.number);
   assert(refuse.retry_after_ms > 0);
   assertEquals(await count_closed(service, codes.connection_limit), 2);
   await second[Symbol.asyncDispose]();
