@@ -35,7 +35,7 @@ export function count_traffic(pcap: Uint8Array): Traffic {
 export async function capture(port: number, run: () => Promise<void>): Promise<Traffic> {
   const path = await Deno.makeTempFile({ suffix: ".pcap" });
   try {
-    const args = ["-i", "lo", "-U", "-s", "96", "-w", path, `tcp port ${port}`];
+    const args = ["-i", "lo", "-U", "--immediate-mode", "-s", "96", "-w", path, `tcp port ${port}`];
     const child = new Deno.Command("tcpdump", { args, stderr: "piped" }).spawn();
     const lines = child.stderr.pipeThrough(new TextLineStream()).getReader();
     for (;;) {

@@ -60,11 +60,14 @@ export class Peer {
   async send(...frames: readonly FrameInit[]): Promise<void> {
     for (const frame of frames) {
       const bytes = encode(frame);
+      if (this.bytes_left <= 0) throw new Gone();
       const allowed = bytes.subarray(0, Math.min(bytes.length, this.bytes_left));
+      // At once: what another writer sends meanwhile must not follow a frame that is cut.
+      this.bytes_left -= allowed.length;
       for (let at = 0; at < allowed.length;) {
         at += await this.#guard(this.socket.write(allowed.subarray(at)));
       }
-      this.#spend(allowed.length);
+      this.#spend(0);
     }
   }
 
