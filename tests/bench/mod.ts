@@ -25,17 +25,17 @@
  * are kept before they are acknowledged, by 1, 64 and 1000 publishers), http (publishes over
  * HTTP, one and 256 a request, beside a Deno.serve that only reads and discards such bodies), hold
  * (devices that are connected, answer heartbeats and can be reached), steady (deliveries at a fixed
- * rate, and their latency), tls (fanout and pairs with QoS 0, then hold, over TLS), offline
- * (messages for devices that are away, of which some return at once; Longwire only), failover (what
- * devices notice when a part of a cluster fails; needs etcd and nats-server). "pipelined"
- * keeps a window of messages in flight; "one at a time" publishes the next message when every
- * subscriber has the last one and, with QoS 1, its publisher the PUBACK.
+ * rate, and their latency), tls (handshakes, fanout and pairs with QoS 0, then hold, over TLS),
+ * offline (messages for devices that are away, of which some return at once; Longwire only),
+ * failover (what devices notice when a part of a cluster fails; needs etcd and nats-server).
+ * "pipelined" keeps a window of messages in flight; "one at a time" publishes the next message
+ * when every subscriber has the last one and, with QoS 1, its publisher the PUBACK.
  *
  *     --rounds=3       how often each peer gets its turn (hold and steady: 1)
  *     --seconds=1      measured in each run, after a warm-up (durable: 2; hold and steady: 10)
  *     --only=TEXT      only scenarios whose full name contains it, such as qos1-pipelined
  *     --peers=A,B      of: longwire, longwire-memory, longwire-normal, longwire-uring,
- *                      longwire-epoll, longwire-tls, mosquitto, mosquitto-persistent,
+ *                      longwire-epoll, longwire-tls, openssl, mosquitto, mosquitto-persistent,
  *                      mosquitto-tls, nats, raw, bare
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
  *     --sessions=1000000 --messages=1000 --returning=20000    of offline

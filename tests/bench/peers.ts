@@ -183,6 +183,16 @@ export const peer_kinds: readonly PeerKind[] = [
     },
   },
   {
+    name: "openssl",
+    about: "openssl s_server -www with such a certificate: OpenSSL's own bound",
+    version: ["openssl", "version"],
+    launch: async (port, directory) => {
+      const { cert, key } = await make_certificate(directory, "server");
+      const place = ["-accept", `${host}:${port}`, "-cert", cert, "-key", key];
+      return { command: find_program("openssl"), args: ["s_server", "-www", "-quiet", ...place] };
+    },
+  },
+  {
     name: "mosquitto-tls",
     about: "mosquitto over TLS, the same certificate, no persistence",
     version: ["mosquitto", "-h"],

@@ -16,7 +16,7 @@ export interface PeerRuns {
 }
 
 /** Which columns a scenario is shown with. */
-export type TableKind = "stream" | "backends" | "durable" | "http" | "fleet";
+export type TableKind = "stream" | "backends" | "durable" | "http" | "fleet" | "handshakes";
 
 /** A scenario with its results. */
 export interface ScenarioRuns {
@@ -167,12 +167,23 @@ const fleet_columns: readonly Column[] = [
   generator_column,
 ];
 
+const handshake_columns: readonly Column[] = [
+  peer_column,
+  median_column("handshakes/s", "handshakes_per_s", 0),
+  median_column("server us/handshake", "server_cpu_us_per_handshake", 0),
+  ["x openssl", (peer, all) => {
+    const bound = all.peers.find((one) => one.peer === "openssl");
+    return rounded(ratio(peer, bound, "handshakes_per_s"), 2);
+  }],
+];
+
 const columns_of: Readonly<Record<TableKind, readonly Column[]>> = {
   stream: stream_columns,
   backends: backend_columns,
   durable: durable_columns,
   http: http_columns,
   fleet: fleet_columns,
+  handshakes: handshake_columns,
 };
 
 /** Columns side by side, the first one to the left. */

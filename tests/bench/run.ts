@@ -2,6 +2,7 @@
 import { ensure_program } from "./build.ts";
 import { UsageError } from "./flags.ts";
 import { available_bytes, descriptors_max, heap_of } from "./footprint.ts";
+import { run_handshakes } from "./handshakes.ts";
 import { NotInstalled, Peer, peer_kinds, peer_version } from "./peers.ts";
 import type { PeerKind, PeerOptions } from "./peers.ts";
 import { Probe } from "./probe.ts";
@@ -197,7 +198,10 @@ export async function run_scenario(
       const peer = await peers.get(one.peer, scenario);
       one.missing = peers.missing.get(one.peer) ?? "";
       if (!peer) continue;
-      one.runs.push(await run_probed(peer, scenario, args, options.seconds * 1000 + extra_ms));
+      const run = scenario.over === "handshakes"
+        ? run_handshakes(peer, scenario.args, Math.ceil(options.seconds))
+        : run_probed(peer, scenario, args, options.seconds * 1000 + extra_ms);
+      one.runs.push(await run);
       if (fleet_devices > 0 || peer.ended) await peers.stop(one.peer);
     }
   }

@@ -12,7 +12,7 @@ export interface Scenario {
   readonly seconds: number;
   readonly table: TableKind;
   /** What load.c connects to. */
-  readonly over: "mqtt" | "http" | "tls";
+  readonly over: "mqtt" | "http" | "tls" | "handshakes";
   /** A device that is away has subscribed to everything, so there is somebody to keep it for. */
   readonly has_keeper: boolean;
   /** The event loop is watched where there is HTTP to ask. */
@@ -175,6 +175,19 @@ function fleet_scenario(mode: "hold" | "steady", values: Values): Scenario {
 
 const tls_peers = ["longwire-tls", "mosquitto-tls"];
 
+function handshake_scenario(how: "-new" | "-reuse"): Scenario {
+  return {
+    ...stream_scenario("fanout", 0, false),
+    name: how === "-new" ? "tls-handshakes" : "tls-resumptions",
+    title: `TLS 1.3 handshakes ${how === "-new" ? "in full" : "with a ticket"}, openssl s_time`,
+    args: [how],
+    peers: ["openssl", ...tls_peers],
+    seconds: 2,
+    table: "handshakes",
+    over: "handshakes",
+  };
+}
+
 /** The same streams and devices over TLS; connecting is where the handshakes are. */
 function tls_scenarios(values: Values): Scenario[] {
   const over_tls = (scenario: Scenario): Scenario => ({
@@ -189,7 +202,8 @@ function tls_scenarios(values: Values): Scenario[] {
     ...streams_of("fanout").filter(({ name }) => name.includes("qos0")),
     stream_scenario("pairs", 0, true),
   ];
-  return [...streams, fleet_scenario("hold", values)].map(over_tls);
+  const over_tls_too = [...streams, fleet_scenario("hold", values)].map(over_tls);
+  return [handshake_scenario("-new"), handshake_scenario("-reuse"), ...over_tls_too];
 }
 
 /** The same load on each backend, and what it costs: CPU and system calls. */

@@ -29,13 +29,6 @@ export function test_with(
   Deno.test(name, () => Promise.reject(new Error(reason)));
 }
 
-/** Memory of a process that lies in RAM, bytes (Linux: proc(5), VmRSS). */
-export async function resident_bytes(pid: number): Promise<number> {
-  const status = await Deno.readTextFile(`/proc/${pid}/status`);
-  const [, kibibytes] = /^VmRSS:\s+(\d+) kB$/m.exec(status)!;
-  return Number(kibibytes) << 10;
-}
-
 /** A child process whose lines can be waited for. */
 export class Program {
   readonly stdout: Inbox<string>;
