@@ -169,13 +169,21 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_size,
   return found == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+/* The value of a hexadecimal digit, or -1. */
+static int digit_of(char digit) {
+  if (digit >= '0' && digit <= '9') return digit - '0';
+  if (digit >= 'a' && digit <= 'f') return digit - 'a' + 10;
+  return digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
+}
+
 static int secret_of(const char *hex, uint8_t *out) {
   size_t size = strlen(hex) / 2;
   if (size > RECORD_SECRET_BYTES_MAX) return -1;
   for (size_t i = 0; i < size; i++) {
-    unsigned byte;
-    if (sscanf(hex + 2 * i, "%2x", &byte) != 1) return -1;
-    out[i] = (uint8_t)byte;
+    int high = digit_of(hex[2 * i]);
+    int low = digit_of(hex[2 * i + 1]);
+    if (high < 0 || low < 0) return -1;
+    out[i] = (uint8_t)(high << 4 | low);
   }
   return 0;
 }

@@ -17,7 +17,7 @@ export async function resident_bytes(pid: number): Promise<number> {
   return kilobytes(await read_proc(`/proc/${pid}/status`), "VmRSS");
 }
 
-/** Processor time that a process has had, user and kernel (proc(5): fields 14 and 15, 10 ms each). */
+/** Processor time that a process has had (proc(5): fields 14 and 15 of stat, 10 ms each). */
 export async function cpu_ms(pid: number): Promise<number> {
   const stat = await read_proc(`/proc/${pid}/stat`);
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" "); // from field 3 on

@@ -1,7 +1,7 @@
 /**
- * TLS handshakes a second, by `openssl s_time`: several at once, each of which connects, reads until
- * it is sent away, and connects again. What it says is no MQTT, so a broker ends the connection; a
- * ticket has been read by then, with which s_time resumes.
+ * TLS handshakes a second, by `openssl s_time`: several at once, each of which connects, reads
+ * until it is sent away, and connects again. What it says is no MQTT, so a broker ends the
+ * connection; a ticket has been read by then, with which s_time resumes.
  */
 import { cpu_ms } from "./footprint.ts";
 import type { Peer } from "./peers.ts";

@@ -12,7 +12,7 @@
  *     deno task bench http                   under two minutes
  *     deno task bench hold --devices=1000000 --hold=60 --ping=60 --peers=longwire
  *     deno task bench steady --devices=100000 --rate=20000
- *     deno task bench tls --devices=8000     fan-out, pairs and hold over TLS
+ *     deno task bench tls --devices=8000     handshakes, fan-out, pairs, hold over TLS
  *     deno task bench backends               io_uring against epoll
  *     deno task bench failover --fleet=300 --rounds=3 --only=kill
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
