@@ -101,12 +101,12 @@ async function open_store(config: Config): Promise<Store> {
 interface Moving {
   readonly reactor: OwnReactor;
   readonly thread_count: number;
-  readonly reason: string | undefined;
+  readonly reasons: Pick<startup.Started, "backend_reason" | "kernel_tls">;
 }
 
 async function make_reactor(config: Config): Promise<Moving> {
-  const chosen = await choose_backend(startup.backends_of(config.backend, Deno.build.os));
-  const { backend, reason } = chosen;
+  const chosen = await choose_backend(startup.backends_of(config, Deno.build.os));
+  const { backend, reason: backend_reason } = chosen;
   const thread_count = startup.thread_count_of(config.io_threads, navigator.hardwareConcurrency);
   startup.check_connections(config.max_connections, chosen.possible(thread_count));
   const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
@@ -115,7 +115,8 @@ async function make_reactor(config: Config): Promise<Moving> {
   const options = { ...limits, ...bounds, thread_count, connections_max };
   const reactor = startup.start(backend, () => open_reactor(chosen.path, options));
   reactor.trust_proxies(config.proxy_protocol);
-  return { reactor, thread_count, reason };
+  const kernel_tls = startup.kernel_tls_text(config, reactor.kernel_tls_problem());
+  return { reactor, thread_count, reasons: { backend_reason, kernel_tls } };
 }
 
 /** Loads the certificates, when a listener needs them, and whenever they change. */
@@ -127,7 +128,8 @@ async function use_certificates(
 ): Promise<void> {
   const users: UseCertificates[] = [];
   if (config.mqtts !== undefined || config.device_tls !== undefined) {
-    users.push((options) => reactor.configure_tls(0, options));
+    const by_kernel = config.kernel_tls === "on";
+    users.push((options) => reactor.configure_tls(0, { ...options, by_kernel }));
   }
   if (front !== undefined) users.push((options) => front.configure(options.certificates));
   if (users.length === 0) return;
@@ -271,7 +273,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const log = new Log({ level, format, write, now_ms: Date.now });
   const joining = await begin_to_join(config, log);
   const store = joining?.store ?? await open_store(config);
-  const { reactor, thread_count, reason } = await make_reactor(config);
+  const { reactor, thread_count, reasons } = await make_reactor(config);
   const refused = new Map<Code, number>();
   const front = make_front(config, () => count_refusal(refused, codes.connection_limit));
   await use_certificates(config, reactor, front, log);
@@ -330,7 +332,7 @@ async function serve(args: readonly string[]): Promise<void> {
     version,
     duration_ms: performance.now(),
     backend: reactor.backend,
-    backend_reason: reason,
+    ...reasons,
     thread_count,
     connections_max: reactor.connections_max,
     zstd,
@@ -383,7 +385,7 @@ async function examine_machine(args: readonly string[]): Promise<number> {
     {
       name: "reactor",
       run: async () => {
-        const chosen = await choose_backend(startup.backends_of(config.backend, Deno.build.os));
+        const chosen = await choose_backend(startup.backends_of(config, Deno.build.os));
         return chosen.path + (chosen.reason === undefined ? "" : ` (${chosen.reason})`);
       },
     },

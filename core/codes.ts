@@ -94,6 +94,7 @@ const rows = {
   time_ahead: [83, "The time of a heartbeat or status is in the future", 400, 0x80, 0, true],
   status_replayed: [84, "The status is not newer than the last of its node", 409, 0x80, 0, false],
   secret_replayed: [85, "The resume secret is of an earlier connection", 409, 0x87, 5, true],
+  tls_rekey: [63, "The kernel does not change the key of a TLS connection", 503, 0x88, 3, true],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

@@ -38,6 +38,7 @@ export interface Config {
   /** File of the certificates that sign devices' certificates; "" = nobody does. */
   readonly tls_client_ca: string;
   readonly tls_client_auth: "none" | "optional" | "required";
+  readonly kernel_tls: "off" | "on";
   /** Load balancers whose PROXY headers are believed; empty = the protocol is off. */
   readonly proxy_protocol: readonly Network[];
   /** 0 = no bound; so are the next two. */
@@ -382,6 +383,11 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: choice("none", "optional", "required"),
     fallback: "none",
     help: "whether devices over TLS show a certificate; one that is shown must be valid",
+  },
+  kernel_tls: {
+    type: choice("off", "on"),
+    fallback: "off",
+    help: "on: where Linux can (module tls), it encrypts what devices over TLS are sent; by epoll",
   },
   proxy_protocol: {
     type: network_list,
@@ -740,6 +746,12 @@ function check_tls(values: Partial<Config>, given: GivenSettings, problems: stri
   } else if (tls_client_auth === "none" && tls_client_ca !== "") {
     problems.push(
       `Cannot use ${name_of("tls_client_ca")}: tls_client_auth is none, so nobody is asked`,
+    );
+  }
+  const { kernel_tls, backend = "auto" } = values;
+  if (kernel_tls === "on" && backend !== "auto" && backend !== "epoll") {
+    problems.push(
+      `Cannot use ${name_of("kernel_tls")} "on": it needs backend epoll, not ${backend}`,
     );
   }
 }

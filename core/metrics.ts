@@ -151,6 +151,7 @@ export class Metrics {
       ["reactor_turns", "Turns of the I/O threads", "turns"],
       ["ring_full", "Times that reading stopped because the event ring was full", "ring_full"],
       ["tls_handshakes", "TLS handshakes completed", "tls_handshakes"],
+      ["tls_kernel", "TLS connections that the kernel encrypts for", "tls_kernel"],
       ["tls_resumptions", "TLS handshakes that a ticket made short", "tls_resumed"],
       ["untracked_sources", "Connects of addresses that are not counted", "sources_untracked"],
     ] as const;

@@ -32,10 +32,11 @@ export function check_connections(setting: Config["max_connections"], possible: 
  * @param os as in Deno.build.os
  */
 export function backends_of(
-  setting: Config["backend"],
+  { backend, kernel_tls }: Pick<Config, "backend" | "kernel_tls">,
   os: string,
 ): readonly ("epoll" | "uring" | "kqueue")[] {
-  if (setting !== "auto") return [setting];
+  if (backend !== "auto") return [backend];
+  if (kernel_tls === "on" && os === "linux") return ["epoll"];
   return os === "linux" ? ["uring", "epoll"] : ["kqueue"];
 }
 
@@ -142,6 +143,19 @@ export function address_of(
   return server === undefined ? undefined : { host: server.addr.hostname, port: server.addr.port };
 }
 
+/**
+ * What the start says of kernel_tls.
+ * @param problem why the kernel does not encrypt; undefined = it does
+ */
+export function kernel_tls_text(
+  { kernel_tls, mqtts, device_tls }: Pick<Config, "kernel_tls" | "mqtts" | "device_tls">,
+  problem: string | undefined,
+): string | undefined {
+  if (kernel_tls === "off" || (mqtts === undefined && device_tls === undefined)) return undefined;
+  if (problem === undefined) return "kernel_tls: the kernel encrypts what is sent";
+  return `kernel_tls: not by the kernel: ${problem}`;
+}
+
 /** How this service was started, for people. */
 export interface Started {
   readonly version: string;
@@ -149,6 +163,8 @@ export interface Started {
   readonly backend: string;
   /** Why it is not the best one that there is, in words; undefined = it is. */
   readonly backend_reason?: string | undefined;
+  /** What has become of kernel_tls; undefined = it is off, or no listener speaks TLS. */
+  readonly kernel_tls?: string | undefined;
   readonly thread_count: number;
   /** What compresses: "zstd-napi", or what stands in for it. */
   readonly zstd: string;
@@ -175,6 +191,7 @@ export function started_text(started: Started): string {
     (started.data === "memory" ? "nothing is kept" : `data in ${started.data}`),
   ];
   if (started.backend_reason !== undefined) lines.push(`(${started.backend_reason})`);
+  if (started.kernel_tls !== undefined) lines.push(`(${started.kernel_tls})`);
   lines.push("");
   if (http !== undefined) lines.push(`  http    http://${format_address(http)}`);
   if (https !== undefined) lines.push(`  https   https://${format_address(https)}`);

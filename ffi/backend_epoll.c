@@ -9,6 +9,7 @@
 #define EPOLL_EVENTS 512
 #define SEND_VECTORS 64
 #define ACCEPTS_PER_TURN 256
+#define BACKEND_HAS_SOCKETS 1 /* c->fd is a descriptor of Linux: kernel TLS is possible */
 /* epoll_event.data of what is no connection. */
 #define DATA_WAKEUP UINT64_MAX
 #define DATA_LISTENER (UINT64_MAX - 1 - LISTENERS_MAX)
@@ -140,6 +141,12 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
       asked += e->size - skip;
     }
     struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
+    union {
+      struct cmsghdr head;
+      uint8_t bytes[CMSG_SPACE(sizeof(uint8_t))];
+    } control;
+    const int by_kernel = tls_kernel_sends(c);
+    if (by_kernel) tls_message(c, &message, &control);
     ssize_t size = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     COUNT(t, sends, 1);
     if (size < 0) {
@@ -149,14 +156,17 @@ static void backend_flush(struct io_thread *t, struct connection *c) {
       return;
     }
     sent(t, c, (uint32_t)size);
-    if ((size_t)size < asked) return block_writing(t, c);
+    /* Kernel TLS takes less for other reasons, too: only EAGAIN promises an edge. */
+    if ((size_t)size < asked && !by_kernel) return block_writing(t, c);
   }
   if (c->state != CLOSED && (c->out == NULL || !c->out->blocked)) want(t, c, 0, INTEREST_OUT);
 }
 
 static void backend_end_write(struct io_thread *t, struct connection *c) {
   (void)t;
-  shutdown(c->fd, SHUT_WR);
+  /* Kernel TLS holds records back when TCP is full, and FIN would overtake them: close_notify has
+   * said the end, and the peer closes. */
+  if (!tls_kernel_sends(c)) shutdown(c->fd, SHUT_WR);
 }
 
 static void backend_close(struct io_thread *t, struct connection *c) {

@@ -439,9 +439,7 @@ static void drain_commands(struct io_thread *t, int run) {
 /* ---------------------------------------------------------------- flushing */
 
 static uint32_t sendable(struct io_thread *t, struct connection *c) {
-  if (c->tls == NULL) return c->out->count;
-  tls_seal(t, c);
-  return c->state == CLOSED || c->out == NULL ? 0 : c->out->sealed;
+  return c->tls == NULL ? c->out->count : tls_seal(t, c);
 }
 
 static void sent(struct io_thread *t, struct connection *c, uint32_t size) {

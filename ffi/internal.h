@@ -25,7 +25,8 @@
  *   sent(t, c, size)                   the first `size` bytes of c->out have left
  *   closed(t, c)                       the descriptor is gone: the slot may be used again
  *   sendable(t, c)                     entries at the front of c->out that may be sent now: with
- *                                      TLS this call encrypts them; 0 = none, or c was closed
+ *                                      TLS this call encrypts them, unless the kernel does;
+ *                                      0 = none, or c was closed
  *
  * c->fd belongs to the backend: a descriptor, or an index of a registered table. Data may come
  * unasked (io_uring): received() copies aside what it cannot pass on. Memory in flight to the
@@ -39,6 +40,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include "admission.h"
 #include "audience.h"
@@ -280,7 +282,11 @@ static void read_clock(struct io_thread *t);
 static int tls_adopt(struct io_thread *t, struct connection *c, uint32_t context);
 static void tls_received(struct io_thread *t, struct connection *c, const uint8_t *bytes,
                          uint32_t size);
-static void tls_seal(struct io_thread *t, struct connection *c);
+/* sendable() of a connection with TLS. */
+static uint32_t tls_seal(struct io_thread *t, struct connection *c);
+/* Whether c->fd takes plaintext; then, before each sendmsg(2): `control` has room for a byte. */
+static inline int tls_kernel_sends(const struct connection *c);
+static inline void tls_message(struct connection *c, struct msghdr *message, void *control);
 static int tls_end_write(struct io_thread *t, struct connection *c);
 static void tls_stop(struct connection *c);
 static void tls_free(struct connection *c);

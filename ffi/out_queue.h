@@ -25,7 +25,7 @@ struct out_entry {
   uint32_t droppable; /* QoS 0 */
   uint32_t key;       /* conflation key; 0 = none */
   uint32_t audience;
-  uint32_t zero;
+  uint32_t type; /* kernel TLS: of a record of our own (out_seal.h); 0 = it is none */
 };
 
 struct out_queue {

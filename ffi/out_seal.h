@@ -1,6 +1,7 @@
 /* The front of a TLS connection's out-queue: entries of ciphertext, in the order in which their
  * records were made. Invariant: all ciphertext lies before all plaintext, and only ciphertext is
- * ever handed to the backend. */
+ * ever handed to the backend. Where the kernel encrypts, alerts and key updates take the place of
+ * ciphertext, one at a time, and plaintext follows. */
 #ifndef LONGWIRE_OUT_SEAL_H
 #define LONGWIRE_OUT_SEAL_H
 

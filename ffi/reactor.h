@@ -54,6 +54,7 @@ enum lw_code {
   LW_CODE_CONNECT_RATE = 47,
   LW_CODE_SOURCE_RATE = 48,
   LW_CODE_SOURCE_LIMIT = 49,
+  LW_CODE_TLS_REKEY = 63,
   LW_CODE_COUNT = 128, /* size of the counter tables: room to grow */
 };
 
@@ -327,6 +328,7 @@ struct lw_stats {
   uint64_t tls_resumed;     /* of those, by a ticket */
   uint64_t tls_handshaking; /* under way now */
   uint64_t tls_objects;     /* connections that hold an OpenSSL object after it: some 14 KB each */
+  uint64_t tls_kernel;      /* connections whose records the kernel has been given to make */
   uint64_t sources_untracked;      /* connects of sources that the table had no room for */
   uint64_t closed[LW_CODE_COUNT];  /* connections closed, by code */
   uint64_t dropped[LW_CODE_COUNT]; /* messages dropped, by code */
@@ -347,6 +349,8 @@ enum lw_tls_client_auth {
 enum lw_tls_flags {
   /* a connection keeps its OpenSSL object after the handshake: for comparison */
   LW_TLS_KEEP_OBJECTS = 1,
+  /* the kernel encrypts what is sent, where it can: lw_kernel_tls. Else nothing changes */
+  LW_TLS_KERNEL = 2,
 };
 
 /* Followed by the client CA's PEM, then for each certificate: uint32_t chain_size, key_size, the
@@ -444,6 +448,10 @@ int lw_trust_proxies(struct lw_reactor *reactor, const struct lw_network *networ
 int lw_tls_configure(struct lw_reactor *reactor, uint32_t context,
                      const struct lw_tls_options *options, size_t bytes, char *problem,
                      size_t problem_size);
+
+/* Whether this kernel, with this backend, encrypts for sockets: 0, or -errno and in `why` (size
+ * bytes) the reason in words. It may still refuse single cipher suites. */
+int lw_kernel_tls(char *why, int size);
 
 /* The verified certificate of a connection whose slot the host owns, as lines `name=value`: subject
  * (RFC 2253), fingerprint (SHA-256, hex), common_name, and dns, uri, email for each such name.

@@ -18,7 +18,7 @@ export type { PeerCertificate } from "./tls.ts";
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
-const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2216, 20, 24, 18];
+const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2224, 20, 24, 18];
 
 const event_header_bytes = 24;
 const command_bytes_max = 4 << 20;
@@ -47,6 +47,7 @@ const symbols = {
     parameters: ["pointer", "u32", "buffer", "usize", "buffer", "usize"],
     result: "i32",
   },
+  lw_kernel_tls: { parameters: ["buffer", "i32"], result: "i32" },
   lw_peer_certificate: {
     parameters: ["pointer", "u32", "u32", "buffer", "usize"],
     result: "i32",
@@ -233,6 +234,7 @@ const stat_names = [
   "tls_resumed",
   "tls_handshaking",
   "tls_objects",
+  "tls_kernel",
   "sources_untracked",
 ] as const;
 const code_count = 128;
@@ -294,6 +296,8 @@ export interface Reactor {
 export interface OwnReactor extends Reactor {
   /** Sets a TLS context (0 to 3) for handshakes from now on. Throws TlsError. */
   configure_tls(context: number, options: TlsOptions): void;
+  /** Why the kernel does not encrypt here, in words; undefined = it does. */
+  kernel_tls_problem(): string | undefined;
   /** Whose PROXY headers are believed; before the first listen(). */
   trust_proxies(networks: readonly Network[]): void;
 }
@@ -657,6 +661,10 @@ class NativeReactor implements OwnReactor {
     if (options.client_auth !== "none") this.#asks_certificates = true;
   }
 
+  kernel_tls_problem(): string | undefined {
+    return problem_of(this.#call.lw_kernel_tls);
+  }
+
   trust_proxies(networks: readonly Network[]): void {
     const raw = pack_networks(networks);
     check("lw_trust_proxies", this.#call.lw_trust_proxies(this.#handle, raw, networks.length));
@@ -805,9 +813,17 @@ function walk(
 /** Why the library at `path` cannot work on this machine, in words; undefined = it can. */
 export function probe_library(path: string): string | undefined {
   const library = Deno.dlopen(path, symbols);
-  const why = new Uint8Array(256);
-  const result = library.symbols.lw_probe(why, why.length);
+  const problem = problem_of(library.symbols.lw_probe);
   library.close();
+  return problem;
+}
+
+/** Why a thing cannot be had here, in the library's words; undefined = it can. */
+function problem_of(
+  probe: (why: Uint8Array<ArrayBuffer>, size: number) => number,
+): string | undefined {
+  const why = new Uint8Array(256);
+  const result = probe(why, why.length);
   if (result === 0) return undefined;
   const text = new TextDecoder().decode(why.subarray(0, why.indexOf(0)));
   return text === "" ? `errno ${-result}` : text;

@@ -2,6 +2,7 @@
  * what is queued goes through here to the backend. Handshakes are counted and take turns, so that
  * devices that come back all at once cost neither memory nor those who are connected. */
 #include "tls_context.h"
+#include "tls_kernel.h"
 
 static void tls_established(struct io_thread *t, struct connection *c);
 
@@ -25,6 +26,7 @@ static int send_sealed(struct io_thread *t, struct connection *c, struct block *
 /* One record of our own: an alert or a handshake message. Returns 0 or -1. */
 static int send_record(struct io_thread *t, struct connection *c, uint8_t type,
                        const uint8_t *bytes, uint32_t size) {
+  if (tls_kernel_sends(c)) return kernel_record(t, c, type, bytes, size);
   const struct record_suite *suite = &record_suites[c->tls->suite];
   struct record_piece piece = {.bytes = bytes, .size = size};
   struct block *block = block_new(size + RECORD_OVERHEAD_BYTES_MAX);
@@ -60,6 +62,7 @@ static void tls_fail(struct io_thread *t, struct connection *c, uint8_t alert) {
 /* A new key for what we send, announced with the old one (RFC 8446 section 4.6.3). */
 static int update_out_key(struct io_thread *t, struct connection *c) {
   static const uint8_t key_update[5] = {24, 0, 0, 1, 0};
+  if (tls_kernel_sends(c)) return kernel_update(t, c, key_update, sizeof key_update);
   if (send_record(t, c, RECORD_HANDSHAKE, key_update, sizeof key_update) != 0) return -1;
   if (record_update(&record_suites[c->tls->suite], &c->tls->keys.out) == 0) return 0;
   end(t, c, LW_CODE_TLS_FAILED);
@@ -141,11 +144,19 @@ static void seal_by_object(struct io_thread *t, struct connection *c) {
   }
 }
 
-static void tls_seal(struct io_thread *t, struct connection *c) {
+static uint32_t tls_seal(struct io_thread *t, struct connection *c) {
+  struct tls *s = c->tls;
   const struct out_queue *q = c->out;
-  if (q->sealed_bytes >= TLS_SEAL_LOW_BYTES || out_plain_bytes(q) == 0) return;
-  if (c->tls->mode == TLS_RECORDS) seal_records(t, c);
-  else if (c->tls->mode == TLS_OBJECT) seal_by_object(t, c);
+  if (s->sender == SENDER_KERNEL_NEXT && s->mode == TLS_RECORDS) {
+    if (q->sealed > 0) return q->sealed;
+    kernel_take(t, c);
+  }
+  if (s->sender == SENDER_KERNEL) return kernel_sendable(t, c);
+  if (q->sealed_bytes < TLS_SEAL_LOW_BYTES && out_plain_bytes(q) > 0) {
+    if (s->mode == TLS_RECORDS) seal_records(t, c);
+    else if (s->mode == TLS_OBJECT) seal_by_object(t, c);
+  }
+  return c->state == CLOSED || c->out == NULL ? 0 : c->out->sealed;
 }
 
 /* Says close_notify (RFC 8446 section 6.1), once; returns whether there is something to send. */
@@ -256,6 +267,7 @@ static int object_new(struct io_thread *t, struct connection *c) {
   COUNT(t, tls_handshaking, 1);
   o->context = context_now(t->reactor->tls, s->context);
   s->is_object_kept = (o->context->flags & LW_TLS_KEEP_OBJECTS) != 0;
+  if (o->context->flags & LW_TLS_KERNEL) s->sender = SENDER_KERNEL_NEXT;
   BIO *bio = object_bio(o);
   o->ssl = bio == NULL ? NULL : SSL_new(o->context->certificates[0]);
   if (o->ssl == NULL) {

@@ -38,6 +38,13 @@ enum tls_mode {
   TLS_ENDED,       /* nothing more is read or encrypted */
 };
 
+/* Who encrypts in mode TLS_RECORDS. */
+enum tls_sender {
+  SENDER_RECORDS = 0,
+  SENDER_KERNEL_NEXT, /* LW_TLS_KERNEL: it is asked when all that was encrypted here has left */
+  SENDER_KERNEL,
+};
+
 /* OpenSSL's object and what is wanted only beside it. */
 struct tls_object {
   SSL *ssl;
@@ -62,7 +69,9 @@ struct tls {
   uint8_t context;
   uint8_t suite;          /* index of record_suites */
   uint8_t is_object_kept; /* LW_TLS_KEEP_OBJECTS */
-  uint32_t zero;
+  uint8_t sender;         /* enum tls_sender */
+  uint8_t is_key_due;     /* SENDER_KERNEL: KeyUpdate is queued or sent, the key is the old one */
+  uint8_t zero[2];
   struct record_keys keys;
 };
 
@@ -105,7 +114,9 @@ struct tls_thread {
   uint32_t handshaking;
   uint32_t stopped_count; /* of the queue, from its front: the backend does not read them */
   uint64_t purged_ms;
-  uint8_t plain[RECORD_BODY_BYTES_MAX];     /* of what came */
+  uint32_t kernel_refuses;              /* bits: suites that the kernel is not asked for again */
+  uint32_t kernel_keeps_keys;           /* the kernel has refused to change one */
+  uint8_t plain[RECORD_BODY_BYTES_MAX]; /* of what came */
   uint8_t gathered[RECORD_PLAIN_BYTES_MAX]; /* of what leaves by an object */
 };
 

@@ -17,6 +17,8 @@ export interface TlsOptions {
   readonly client_auth: "none" | "optional" | "required";
   /** Keep OpenSSL's object after the handshake: for comparison. */
   readonly keep_objects?: boolean;
+  /** The kernel encrypts what is sent, where it can. */
+  readonly by_kernel?: boolean;
 }
 
 /** An IPv4 or IPv6 network: its address has 4 or 16 bytes. */
@@ -40,6 +42,7 @@ const client_auths = { none: 0, optional: 1, required: 2 } as const;
 const tls_options_bytes = 24;
 const tls_1_2 = 0x0303;
 const flag_keep_objects = 1;
+const flag_kernel = 2;
 
 /** struct lw_tls_options and what follows it. */
 export function pack_tls_options(options: TlsOptions): Uint8Array<ArrayBuffer> {
@@ -50,7 +53,7 @@ export function pack_tls_options(options: TlsOptions): Uint8Array<ArrayBuffer> {
   });
   const head = new Uint32Array([
     tls_options_bytes,
-    options.keep_objects ? flag_keep_objects : 0,
+    (options.keep_objects ? flag_keep_objects : 0) | (options.by_kernel ? flag_kernel : 0),
     client_auths[client_auth],
     tls_1_2,
     client_ca_pem.length,

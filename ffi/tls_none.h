@@ -38,7 +38,24 @@ static void tls_received(struct io_thread *t, struct connection *c, const uint8_
   (void)t, (void)c, (void)bytes, (void)size;
 }
 
-static void tls_seal(struct io_thread *t, struct connection *c) { (void)t, (void)c; }
+static uint32_t tls_seal(struct io_thread *t, struct connection *c) {
+  (void)t, (void)c;
+  return 0;
+}
+
+static inline int tls_kernel_sends(const struct connection *c) {
+  (void)c;
+  return 0;
+}
+
+static inline void tls_message(struct connection *c, struct msghdr *message, void *control) {
+  (void)c, (void)message, (void)control;
+}
+
+int lw_kernel_tls(char *why, int size) {
+  snprintf(why, (size_t)size, "the reactor was built without OpenSSL 3");
+  return -ENOSYS;
+}
 
 static int tls_end_write(struct io_thread *t, struct connection *c) {
   (void)t, (void)c;

@@ -20,7 +20,9 @@
 /* Header, explicit nonce (TLS 1.2, AES-GCM) or inner type (TLS 1.3), tag. */
 #define RECORD_OVERHEAD_BYTES_MAX (RECORD_HEADER_BYTES + 8u + RECORD_TAG_BYTES)
 /* AES-GCM keeps its margin for 2^24.5 records (RFC 8446 section 5.5): a new key comes before. */
+#ifndef RECORD_KEY_USES_MAX
 #define RECORD_KEY_USES_MAX (1u << 24)
+#endif
 #define RECORD_SECRET_BYTES_MAX 48u
 
 enum record_type {

@@ -24,6 +24,7 @@ const defaults: Config = {
   tls_key: [],
   tls_client_ca: "",
   tls_client_auth: "none",
+  kernel_tls: "off",
   proxy_protocol: [],
   connects_per_s: 0,
   connects_per_source_per_s: 0,
@@ -355,6 +356,9 @@ Deno.test("TLS settings need and fit one another", () => {
     ]],
     [[...files, "--tls_client_ca", "ca.pem"], [
       "Cannot use --tls_client_ca: tls_client_auth is none, so nobody is asked",
+    ]],
+    [["--kernel_tls", "on", "--backend", "uring"], [
+      'Cannot use --kernel_tls "on": it needs backend epoll, not uring',
     ]],
     [["--proxy_protocol", "10.0.0.1/8"], [
       'Cannot use --proxy_protocol "10.0.0.1/8": "10.0.0.1/8" has ones behind its prefix',

@@ -12,6 +12,7 @@ import {
   type Build,
   ensure_program,
   flags_problem,
+  kernel_tls_parts,
   sanitizers,
 } from "./native/build.ts";
 
@@ -120,6 +121,32 @@ for (const [program, what] of tls_programs) {
       );
     }
   }
+}
+
+if (Deno.build.os === "linux") {
+  const tls_flags = ["-DLW_TLS", ...backend_parts("epoll").flags];
+  const libraries = ["-lssl", "-lcrypto"];
+  const args = [seed, "kernel"];
+  for (const sanitizer of ["address", "thread"] as const) {
+    const { sources } = kernel_tls_parts;
+    const flags = [...sanitizers[sanitizer], ...tls_flags, ...kernel_tls_parts.flags];
+    const variant = `kernel_${sanitizer}`;
+    const how = { variant, compilers: any_compiler, flags, sources, libraries };
+    const by = `an emulated kernel, sanitizer ${sanitizer}, seed ${seed}`;
+    await native_test(`TLS keeps its word by ${by}`, { program: "tls", ...how }, args, 180);
+    const own = `refusals and new keys are dealt with by ${by}`;
+    await native_test(own, { program: "tls_kernel", ...how }, [seed], 120);
+  }
+  // Where this kernel has TLS; else the program says so and is done.
+  const flags = [...sanitizers.none, ...tls_flags];
+  const plain = {
+    program: "tls",
+    variant: "epoll_none",
+    compilers: any_compiler,
+    flags,
+    libraries,
+  };
+  await native_test(`TLS keeps its word by the kernel, seed ${seed}`, plain, args, 180);
 }
 
 // What the fuzzer learns is kept for the next time; what breaks the reactor lies beside it.

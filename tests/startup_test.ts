@@ -26,9 +26,28 @@ Deno.test("more connections than descriptors allow is one sentence", () => {
 });
 
 Deno.test("auto tries the backends of the system, best first", () => {
-  assertEquals(startup.backends_of("auto", "linux"), ["uring", "epoll"]);
-  assertEquals(startup.backends_of("auto", "darwin"), ["kqueue"]);
-  assertEquals(startup.backends_of("epoll", "linux"), ["epoll"]);
+  const auto = { backend: "auto", kernel_tls: "off" } as const;
+  assertEquals(startup.backends_of(auto, "linux"), ["uring", "epoll"]);
+  assertEquals(startup.backends_of(auto, "darwin"), ["kqueue"]);
+  assertEquals(startup.backends_of({ ...auto, backend: "epoll" }, "linux"), ["epoll"]);
+  // io_uring's connections have no descriptor that the kernel could be given a key for.
+  assertEquals(startup.backends_of({ ...auto, kernel_tls: "on" }, "linux"), ["epoll"]);
+  assertEquals(startup.backends_of({ ...auto, kernel_tls: "on" }, "darwin"), ["kqueue"]);
+});
+
+Deno.test("the start says what has become of kernel_tls", () => {
+  const place = { host: "127.0.0.1", port: 8883 };
+  const config = { kernel_tls: "on", mqtts: place, device_tls: undefined } as const;
+  assertEquals(
+    startup.kernel_tls_text(config, undefined),
+    "kernel_tls: the kernel encrypts what is sent",
+  );
+  assertEquals(
+    startup.kernel_tls_text(config, "no module"),
+    "kernel_tls: not by the kernel: no module",
+  );
+  assertEquals(startup.kernel_tls_text({ ...config, mqtts: undefined }, "no module"), undefined);
+  assertEquals(startup.kernel_tls_text({ ...config, kernel_tls: "off" }, undefined), undefined);
 });
 
 /** As ffi/reactor.ts throws it. */

@@ -63,6 +63,24 @@ test_with(openssl, "MQTT.js talks over TLS: every QoS, large messages, its goodb
   await eventually("its goodbye", async () => await service.metric("longwire_connections") === 0);
 });
 
+test_with(openssl, "kernel_tls takes the kernel where it can, and says so", async () => {
+  await using site = await TlsSite.make();
+  await using service = await site.start(["--kernel_tls", "on"]);
+  const { seen } = service.program.stdout;
+  const [said = ""] = seen.filter((line) => line.startsWith("(kernel_tls: "));
+  const is_taken = said === "(kernel_tls: the kernel encrypts what is sent)";
+  if (!is_taken) assertMatch(said, /^\(kernel_tls: not by the kernel: .+\)$/);
+  const options = { protocol: "mqtts", ca: site.ca_pem, clientId: "by-the-kernel" } as const;
+  const device = await MqttJs.connect(service.mqtts, options);
+  assertEquals(await device.subscribe("t", 1), 1);
+  for (const bytes of [0, 1, 16_384, 300_000]) {
+    await device.publish("t", "z".repeat(bytes), 1);
+    assertEquals((await device.messages.next())?.payload.length, bytes);
+  }
+  await device.end();
+  assertEquals(await service.metric("longwire_tls_kernel_total"), is_taken ? 1 : 0);
+});
+
 test_with(openssl, "the Longwire protocol talks over TLS", async () => {
   await using site = await TlsSite.make();
   await using service = await site.start();

@@ -42,6 +42,12 @@ export const device_parts = {
   sources: [path_of(new URL("longwire.c", device))],
 } as const;
 
+/** What leads a program's calls to the emulation of Linux's kernel TLS. */
+export const kernel_tls_parts: Required<Pick<Build, "flags" | "sources">> = {
+  flags: ["setsockopt", "sendmsg", "close"].map((name) => `-Wl,--wrap=${name}`),
+  sources: [path_of(new URL("ktls/emulation.c", here))],
+};
+
 export const any_compiler = ["cc", "gcc", "clang"] as const;
 
 /** How the tests are built: what each of them finds is not found by the others. */
@@ -121,7 +127,15 @@ async function problem_of(command: string, args: readonly string[]): Promise<str
 
 function read_sources(): string[] {
   const emulation = new URL("kqueue/", here);
-  return [here, reactor, device, emulation, new URL("sys/", emulation)].flatMap((directory) => {
+  const directories = [
+    here,
+    reactor,
+    device,
+    emulation,
+    new URL("sys/", emulation),
+    new URL("ktls/", here),
+  ];
+  return directories.flatMap((directory) => {
     const names = [...Deno.readDirSync(directory)].map(({ name }) => name);
     const sources = names.filter((name) => /\.[ch]$/.test(name)).sort();
     return sources.flatMap((name) => [name, Deno.readTextFileSync(new URL(name, directory))]);

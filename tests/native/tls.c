@@ -1,6 +1,6 @@
 /* TLS from both ends: the reactor over real sockets, and OpenSSL's clients and forged records
- * against it, in each of the two ways in which the reactor can hold a connection.
- * tls [seed] */
+ * against it, in each of the two ways in which the reactor can hold a connection; or, with
+ * `kernel`, where the kernel encrypts. tls [seed [kernel]] */
 #define TLS_TICKET_KEY_S 2u /* tickets age while one can watch */
 #include "reactor.c"
 
@@ -28,6 +28,7 @@ static void test_streams(uint32_t flags, uint64_t seed) {
   struct client c = streams_client(&s);
   CHECK(client_echo(&c, 1, 1), "no echo");
   CHECK(host_stats(&s.host).tls_objects == (flags & LW_TLS_KEEP_OBJECTS), "the other way");
+  CHECK(host_stats(&s.host).tls_kernel == (flags & LW_TLS_KERNEL) / LW_TLS_KERNEL, "not so");
   client_close(&c);
   test_suites(&s);
   streams_of_version(&s, TLS1_2_VERSION);
@@ -44,8 +45,18 @@ int main(int argc, char **argv) {
   uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
   printf("%s, seed %llu\n", lw_backend(), (unsigned long long)seed);
   fflush(stdout);
-  test_streams(0, seed);
-  test_streams(LW_TLS_KEEP_OBJECTS, seed);
+  if (argc > 2 && strcmp(argv[2], "kernel") == 0) {
+    char why[128];
+    if (lw_kernel_tls(why, sizeof why) != 0) {
+      fprintf(stderr, "skipped: %s\n", why);
+      return 77;
+    }
+    setup_flags = LW_TLS_KERNEL;
+    test_streams(LW_TLS_KERNEL, seed);
+  } else {
+    test_streams(0, seed);
+    test_streams(LW_TLS_KEEP_OBJECTS, seed);
+  }
   test_alpn();
   test_names();
   test_tickets();

@@ -90,12 +90,16 @@ static void setup_add(struct tls_setup *s, const void *bytes, size_t size) {
   s->size += size;
 }
 
+/* enum lw_tls_flags of every context. */
+static uint32_t setup_flags;
+
 /* `ca` is NULL where nobody is asked for a certificate. */
 static void setup_begin(struct tls_setup *s, struct lw_tls_options o, const struct identity *ca) {
   uint32_t ca_size = 0;
   char *ca_pem = ca == NULL ? NULL : pem_of(ca, 0, &ca_size);
   s->size = 0;
   o.size = sizeof o;
+  o.flags |= setup_flags;
   if (o.version_min == 0) o.version_min = 0x0303;
   o.client_ca_size = ca_size;
   setup_add(s, &o, sizeof o);

@@ -201,7 +201,12 @@ static void test_key_updates(struct streams *s) {
   for (int i = 0; i < 50; i++) {
     int kind = i % 2 == 0 ? SSL_KEY_UPDATE_REQUESTED : SSL_KEY_UPDATE_NOT_REQUESTED;
     CHECK(SSL_key_update(c.ssl, kind) == 1, "cannot ask for new keys");
-    CHECK(client_echo(&c, 100 + (uint32_t)i * 500, (uint64_t)i), "echo after key update %d", i);
+    if (client_echo(&c, 100 + (uint32_t)i * 500, (uint64_t)i)) continue;
+    /* Linux before 6.14 keeps the first key. */
+    int is_kernel = (s->flags & LW_TLS_KERNEL) != 0;
+    CHECK(is_kernel && host_stats(&s->host).closed[LW_CODE_TLS_REKEY] > 0, "echo after update %d",
+          i);
+    break;
   }
   client_close(&c);
 }
