@@ -15,6 +15,7 @@
 /* What is kept of a connection from which nothing is taken before its receive is cancelled. A
  * device may well send its first packets without waiting for the answer to its hello. */
 #define UNASKED_BYTES_MAX (16u << 10)
+#define ACCEPTS_AT_ONCE 64u
 #define REFUSALS_PER_TURN 256
 #define QUERIES_PER_CHUNK 256u
 #define QUERY_CHUNKS_MAX 64u
@@ -25,11 +26,12 @@
 enum operation {
   OPERATION_NONE = 0, /* nobody waits for it */
   OPERATION_WAKEUP,
-  OPERATION_TABLES,  /* another ring has something */
-  OPERATION_ACCEPT,  /* number of the listener */
-  OPERATION_REFUSE,  /* number of the listener: a poll, while the table is full */
-  OPERATION_REFUSED, /* close of a descriptor that became no connection */
-  OPERATION_ADDRESS, /* number of the query */
+  OPERATION_TABLES,     /* another ring has something */
+  OPERATION_ACCEPT,     /* number of the listener */
+  OPERATION_ACCEPT_ONE, /* the same */
+  OPERATION_REFUSE,     /* number of the listener: a poll, while the table is full */
+  OPERATION_REFUSED,    /* close of a descriptor that became no connection */
+  OPERATION_ADDRESS,    /* number of the query */
   OPERATION_RECEIVE,
   OPERATION_SEND,
   OPERATION_WRITABLE, /* a poll, while the socket is full */
@@ -65,7 +67,9 @@ struct backend {
   uint8_t has_no_addresses;           /* the kernel cannot tell the peer of a direct descriptor */
   uint8_t is_refusing[LISTENERS_MAX]; /* OPERATION_REFUSE is under way */
   uint8_t is_ipv6[LISTENERS_MAX];
-  uint32_t accepting[LISTENERS_MAX]; /* the table that connections go to, or TABLE_NONE */
+  uint32_t multishot[LISTENERS_MAX]; /* the table whose accept goes on and on, or TABLE_NONE */
+  uint32_t accepts[LISTENERS_MAX];   /* that take one connection each */
+  uint32_t backlog;                  /* connections that may wait at one listener */
   uint32_t received_bytes;           /* of this wait */
   struct query *queries[QUERY_CHUNKS_MAX];
   uint32_t query_count;
@@ -109,10 +113,11 @@ static struct io_uring_sqe *sqe_for(struct io_thread *t, struct connection *c, u
 }
 
 /* Cancels what has that user_data. Only when it does not find it does it make a completion. */
-static void cancel(struct uring *ring, uint64_t target, uint64_t user_data) {
+static struct io_uring_sqe *cancel(struct uring *ring, uint64_t target, uint64_t user_data) {
   struct io_uring_sqe *sqe = uring_sqe(ring, IORING_OP_ASYNC_CANCEL, -1, user_data);
   sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
   sqe->addr = target;
+  return sqe;
 }
 
 static void cancel_for(struct io_thread *t, struct connection *c, enum operation target,
@@ -129,6 +134,16 @@ static uint32_t table_connections(uint64_t descriptors_max, uint32_t thread_coun
   uint64_t sum = (uint64_t)(size - table_spare(size)) * TABLES_MAX * thread_count;
   sum = sum > BUSY_MAX ? sum - BUSY_MAX : 1;
   return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
+}
+
+/* What listen(2) makes of the backlog that it is asked for. */
+static uint32_t read_backlog(void) {
+  unsigned value = 4096;
+  FILE *file = fopen("/proc/sys/net/core/somaxconn", "re");
+  if (file == NULL) return value;
+  if (fscanf(file, "%u", &value) != 1 || value > 65535) value = 65535;
+  fclose(file);
+  return value;
 }
 
 static int open_tables(struct io_thread *t) {
@@ -150,7 +165,8 @@ static int backend_open(struct io_thread *t) {
   t->backend = b;
   b->tables.signal_fd = -1;
   b->query_free = QUERY_NONE;
-  for (uint32_t i = 0; i < LISTENERS_MAX; i++) b->accepting[i] = TABLE_NONE;
+  b->backlog = read_backlog();
+  for (uint32_t i = 0; i < LISTENERS_MAX; i++) b->multishot[i] = TABLE_NONE;
   int error = wakeup_open(&b->wakeup);
   if (error == 0) error = open_tables(t);
   if (error != 0) backend_shut(t);
@@ -205,17 +221,31 @@ static void enable(struct io_thread *t) {
 
 /* ---------------------------------------------------------------- accepting */
 
-static void accept_on(struct io_thread *t, uint32_t index, uint32_t table) {
-  struct backend *b = t->backend;
-  struct io_uring_sqe *sqe = uring_sqe(&b->tables.at[table]->ring, IORING_OP_ACCEPT,
-                                       t->listen_fds[index], data_of(OPERATION_ACCEPT, index));
-  sqe->ioprio = IORING_ACCEPT_MULTISHOT;
+/* A multishot accept takes all that wait, at once, and when its table is full it closes a
+ * connection without a word: it is for tables that have room for all. */
+static int takes_backlog(struct io_thread *t, uint32_t table) {
+  const struct backend *b = t->backend;
+  return table_takes(&b->tables, table, (uint64_t)b->backlog * t->listeners_seen);
+}
+
+static struct io_uring_sqe *accept_on(struct io_thread *t, uint32_t index, uint32_t table,
+                                      enum operation operation) {
+  struct io_uring_sqe *sqe = uring_sqe(&t->backend->tables.at[table]->ring, IORING_OP_ACCEPT,
+                                       t->listen_fds[index], data_of(operation, index));
   sqe->file_index = IORING_FILE_INDEX_ALLOC;
-  b->accepting[index] = table;
+  return sqe;
+}
+
+static void accept_one(struct io_thread *t, uint32_t index, uint32_t table) {
+  struct backend *b = t->backend;
+  accept_on(t, index, table, OPERATION_ACCEPT_ONE);
+  b->tables.at[table]->promised++;
+  b->accepts[index]++;
 }
 
 /* The tables are full: connections are taken in the old way, only to be told so. */
 static void refuse_on(struct io_thread *t, uint32_t index) {
+  if (t->backend->is_refusing[index]) return;
   struct io_uring_sqe *sqe = uring_sqe(first_ring(t), IORING_OP_POLL_ADD, t->listen_fds[index],
                                        data_of(OPERATION_REFUSE, index));
   sqe->poll32_events = POLLIN;
@@ -233,9 +263,18 @@ static uint32_t table_to_fill(struct io_thread *t) {
 
 /* Takes connections, or says no to them. */
 static void accept_next(struct io_thread *t, uint32_t index) {
+  struct backend *b = t->backend;
   uint32_t table = table_to_fill(t);
-  if (table == TABLE_NONE) refuse_on(t, index);
-  else accept_on(t, index, table);
+  if (table == TABLE_NONE) {
+    if (b->accepts[index] == 0) refuse_on(t, index);
+  } else if (takes_backlog(t, table)) {
+    accept_on(t, index, table, OPERATION_ACCEPT)->ioprio = IORING_ACCEPT_MULTISHOT;
+    b->multishot[index] = table;
+  } else {
+    while (b->accepts[index] < ACCEPTS_AT_ONCE && table_takes(&b->tables, table, 1)) {
+      accept_one(t, index, table);
+    }
+  }
 }
 
 static int backend_listen(struct io_thread *t, uint32_t index) {
@@ -252,6 +291,8 @@ static void backend_unlisten(struct io_thread *t, uint32_t index) {
   for (uint32_t i = 0; i < all->count; i++) {
     struct uring *ring = &all->at[i]->ring;
     cancel(ring, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
+    cancel(ring, data_of(OPERATION_ACCEPT_ONE, index), OPERATION_NONE)->cancel_flags =
+        IORING_ASYNC_CANCEL_ALL;
     if (i == 0) cancel(ring, data_of(OPERATION_REFUSE, index), OPERATION_NONE);
     /* What is not submitted yet names the descriptor by its number: it must not be another's then.
      */
@@ -276,23 +317,35 @@ static void refuse_direct(struct io_thread *t, uint32_t index, int fd) {
   close_direct(t, fd, data_of(OPERATION_REFUSED, 0));
 }
 
+static void take_accepted(struct io_thread *t, uint32_t table, uint32_t index, int32_t result) {
+  if (result < 0) return;
+  int fd = table_descriptor(table, (uint32_t)result);
+  t->backend->tables.at[table]->used++;
+  if (accepted(t, index, fd) == NULL) refuse_direct(t, index, fd);
+}
+
 static void on_accept(struct io_thread *t, uint32_t table, uint32_t index,
                       const struct io_uring_cqe *cqe) {
   struct backend *b = t->backend;
-  uint32_t *accepting = &b->accepting[index];
-  if (cqe->res >= 0) {
-    int fd = table_descriptor(table, (uint32_t)cqe->res);
-    b->tables.at[table]->used++;
-    if (accepted(t, index, fd) == NULL) refuse_direct(t, index, fd);
-  }
-  if (t->listen_fds[index] < 0 || *accepting != table) return;
+  take_accepted(t, table, index, cqe->res);
+  if (t->listen_fds[index] < 0 || b->multishot[index] != table) return;
   int is_over = !(cqe->flags & IORING_CQE_F_MORE);
   if (is_over && cqe->res == -ECANCELED) return; /* an earlier one of this table */
-  if (!is_over && table_has_room(&b->tables, table)) return;
-  if (!is_over)
+  if (!is_over && takes_backlog(t, table)) return;
+  if (!is_over) {
     cancel(&b->tables.at[table]->ring, data_of(OPERATION_ACCEPT, index), OPERATION_NONE);
-  *accepting = TABLE_NONE;
+  }
+  b->multishot[index] = TABLE_NONE;
   accept_next(t, index);
+}
+
+static void on_accept_one(struct io_thread *t, uint32_t table, uint32_t index, int32_t result) {
+  struct backend *b = t->backend;
+  b->tables.at[table]->promised--;
+  b->accepts[index]--;
+  take_accepted(t, table, index, result);
+  if (t->listen_fds[index] < 0 || b->multishot[index] != TABLE_NONE) return;
+  if (b->accepts[index] <= ACCEPTS_AT_ONCE / 2) accept_next(t, index);
 }
 
 static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring_cqe *cqe) {
@@ -314,7 +367,7 @@ static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring
   }
   /* Without even one descriptor to say so: the kernel accepts and drops, one after the other. */
   int is_out_of_descriptors = cqe->res > 0 && count == 0 && (errno == EMFILE || errno == ENFILE);
-  if (is_out_of_descriptors) accept_on(t, index, 0);
+  if (is_out_of_descriptors) accept_one(t, index, 0);
   else accept_next(t, index);
 }
 
@@ -322,7 +375,7 @@ static void on_refuse(struct io_thread *t, uint32_t index, const struct io_uring
 static void give_back_descriptor(struct io_thread *t, uint32_t table) {
   struct backend *b = t->backend;
   b->tables.at[table]->used--;
-  if (!table_has_room(&b->tables, table)) return;
+  if (!table_takes(&b->tables, table, 1)) return;
   for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
     if (!b->is_refusing[i]) continue;
     b->is_refusing[i] = 0;
@@ -627,6 +680,9 @@ static void complete(struct io_thread *t, uint32_t table, const struct io_uring_
     break;
   case OPERATION_ACCEPT:
     on_accept(t, table, number, cqe);
+    break;
+  case OPERATION_ACCEPT_ONE:
+    on_accept_one(t, table, number, cqe->res);
     break;
   case OPERATION_REFUSE:
     on_refuse(t, number, cqe);

@@ -30,6 +30,7 @@ struct table {
   struct uring ring;
   struct uring_buffers buffers;
   uint32_t used;
+  uint32_t promised; /* to accepts that take one connection each */
   uint32_t messages_used;
   uint32_t vectors_used;
   /* In use until they are submitted (IORING_FEAT_SUBMIT_STABLE). */
@@ -59,12 +60,14 @@ static inline struct table *table_of(const struct tables *all, int fd) {
   return all->at[table_number(fd)];
 }
 
-/* Places that are left free: multishot accepts bring some more connections than are asked for, and
- * the one that finds a table full is closed without a word. */
+/* Places that are left free, so that there are some from which connections over a limit can be told
+ * so. */
 static inline uint32_t table_spare(uint32_t size) { return size < 256 ? 16 : size / 16; }
 
-static inline int table_has_room(const struct tables *all, uint32_t number) {
-  return all->at[number]->used + table_spare(all->size) < all->size;
+/* Places that a table has for `count` connections more. */
+static inline int table_takes(const struct tables *all, uint32_t number, uint64_t count) {
+  const struct table *table = all->at[number];
+  return table->used + table->promised + table_spare(all->size) + count <= all->size;
 }
 
 static inline uint32_t table_size_of(uint64_t descriptors_max) {
@@ -176,7 +179,7 @@ static inline int tables_have_more(const struct tables *all) {
  * run empty. */
 static inline uint32_t tables_with_room(const struct tables *all) {
   for (uint32_t i = 0; i < all->count; i++) {
-    if (table_has_room(all, i)) return i;
+    if (table_takes(all, i, 1)) return i;
   }
   return TABLE_NONE;
 }

@@ -52,6 +52,7 @@ static void test_refusals(void) {
   uint16_t port;
   refusals_open(&h, &port);
   int there = tcp_connect(port);
+  await_open(&h, 1); /* else another thread may take the next one for the first */
   uint64_t refused = 0;
   for (size_t i = 0; i < sizeof refusal_cases / sizeof refusal_cases[0]; i++) {
     const struct refusal_case *each = &refusal_cases[i];
