@@ -279,8 +279,9 @@ Deno.test("mqtt: reason_for gives a code that the packet may carry, for every re
       }
     }
   }
-  assertEquals(mqtt.reason_for("connack", 5, codes.unauthorized), 0x86);
-  assertEquals(mqtt.reason_for("suback", 5, codes.unauthorized), 0x80);
+  assertEquals(mqtt.reason_for("connack", 5, codes.unauthorized), 0x87);
+  assertEquals(mqtt.reason_for("suback", 5, codes.unauthorized), 0x87);
+  assertEquals(mqtt.reason_for("suback", 5, codes.server_busy), 0x80);
   assertEquals(mqtt.reason_for("suback", 4, codes.forbidden), 0x80);
 });
 
