@@ -54,6 +54,8 @@ export interface ServiceOptions extends RunOptions {
   readonly data?: string;
   /** Where devices find it; absent = on any free port. */
   readonly device?: string;
+  /** The same for HTTP. */
+  readonly http?: string;
   readonly args?: readonly string[];
 }
 
@@ -73,9 +75,10 @@ export class Service {
 
   /** Starts one and waits until it has said where it listens. */
   static async start(
-    { data = "", device: place = any_port, args = [], ...options }: ServiceOptions = {},
+    { data = "", device: place = any_port, http: web = any_port, args = [], ...options }:
+      ServiceOptions = {},
   ): Promise<Service> {
-    const listeners = ["--http", any_port, "--mqtt", any_port, "--device", place];
+    const listeners = ["--http", web, "--mqtt", any_port, "--device", place];
     const store = ["--data", data === "" ? "memory" : data];
     const program = run_main(["serve", ...listeners, ...store, ...args], options);
     const places: Record<string, string> = {};
