@@ -9,7 +9,6 @@ import type { Address } from "../core/config.ts";
 import { limits } from "../core/limits.ts";
 import { Decoder, encode } from "../core/protocol/longwire.ts";
 import { encode as encode_mqtt } from "../core/protocol/mqtt.ts";
-import { resident_bytes } from "./bench/footprint.ts";
 import { type CertificateFiles, make_certificate } from "./support/certificates.ts";
 import { mosquitto_programs, mosquitto_pub, MosquittoSub } from "./support/mosquitto.ts";
 import { connect_packet } from "./support/mqtt_client.ts";
