@@ -182,6 +182,88 @@ suite.five("no more than Receive Maximum are in flight to a client", async (scen
   }
 });
 
+suite.five("Receive Maximum counts a QoS 2 exchange until PUBCOMP", async (scene) => {
+  const topic = scene.own("t");
+  const options = scene.kept("id", { properties: { receive_maximum: 2 } });
+  const first = await scene.connect(options);
+  const publisher = await scene.connect();
+  await first.subscribe(topic, 2);
+  for (let n = 0; n < 6; n++) await publisher.publish(topic, `${n}`, { qos: 2 });
+  const [a, b] = [await first.expect("publish"), await first.expect("publish")];
+  await first.say({ type: "pubrec", ...ack_of(a) });
+  await first.expect("pubrel");
+  await first.expect_nothing(); // the exchange of the first is still open
+  await first.say({ type: "pubcomp", ...ack_of(a) });
+  const c = await first.expect("publish");
+  await first.expect_nothing();
+  await first.close();
+  const again = await scene.connect(options); // a new connection, a new quota
+  const resent = [await again.expect("publish"), await again.expect("publish")];
+  assertEquals(resent.map(({ packet_id, dup }) => [packet_id, dup]), [
+    [b.packet_id, true],
+    [c.packet_id, true],
+  ]);
+  await again.expect_nothing();
+  for (const packet of resent) await again.acknowledge(packet);
+  for (const payload of ["3", "4", "5"]) {
+    const packet = await again.receive();
+    assertEquals([payload_text(packet), packet.dup], [payload, false]);
+  }
+  await again.expect_nothing();
+});
+
+suite.five("what is too large for a client is passed over when it is back, too", async (scene) => {
+  const topic = scene.own("t");
+  const options = scene.kept("id", { properties: { maximum_packet_bytes: 100 } });
+  const first = await scene.connect(options);
+  const publisher = await scene.connect();
+  await first.subscribe(topic, 2);
+  await first.disconnect();
+  const sent = [["before", 2], ["x".repeat(100), 2], ["x".repeat(100), 1], ["after", 1]] as const;
+  for (const [payload, qos] of sent) await publisher.publish(topic, payload, { qos });
+  const again = await scene.connect(options);
+  assertEquals(payload_text(await again.receive()), "before");
+  assertEquals(payload_text(await again.receive()), "after");
+  await again.expect_nothing();
+  const wide = await scene.connect(scene.kept("id"));
+  await wide.expect_nothing(); // it counts as sent [MQTT-3.1.2-25]
+});
+
+suite.five("a retained message ages, and is gone when it has expired", async (scene) => {
+  const topic = scene.own("t");
+  const publisher = await scene.connect();
+  const properties = { message_expiry_s: 3 };
+  await publisher.publish(topic, "m", { qos: 1, retain: true, properties });
+  await new Promise((resolve) => setTimeout(resolve, 1200));
+  const early = await scene.connect();
+  await early.subscribe(topic, 1);
+  const left_s = (await early.receive()).properties?.message_expiry_s;
+  assertEquals(left_s === 1 || left_s === 2, true, `${left_s} s are left`); // [MQTT-3.3.2-6]
+  await new Promise((resolve) => setTimeout(resolve, 2000));
+  const late = await scene.connect();
+  await late.subscribe(topic, 1);
+  await late.expect_nothing();
+});
+
+suite.five("a request is answered by its response topic and correlation data", async (scene) => {
+  const requester = await scene.connect();
+  const responder = await scene.connect();
+  await requester.subscribe(scene.own("answers"), 1);
+  await responder.subscribe(scene.own("questions"), 1);
+  const correlation_data = Uint8Array.of(0, 1, 255);
+  await requester.publish(scene.own("questions"), "?", {
+    qos: 1,
+    properties: { response_topic: scene.own("answers"), correlation_data },
+  });
+  const { properties } = await responder.receive();
+  await responder.publish(properties!.response_topic!, "!", {
+    qos: 1,
+    properties: { correlation_data: properties!.correlation_data! },
+  });
+  const answer = await requester.receive();
+  assertEquals([payload_text(answer), answer.properties], ["!", { correlation_data }]);
+});
+
 suite.five("more than the service's Receive Maximum ends the connection", async (scene) => {
   const count = limits.receive_max;
   const client = await scene.connect();

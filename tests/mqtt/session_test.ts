@@ -329,6 +329,25 @@ suite.five("a will does not wait longer than its session", async (scene) => {
   assertEquals(await take(watch, 1), ["gone"]);
 });
 
+suite.five(
+  "a takeover cancels a will that waits, unless the session begins anew",
+  async (scene) => {
+    const topic = scene.own("will");
+    const watch = await scene.connect();
+    await watch.subscribe(topic, 1);
+    const options = scene.kept("id", {
+      will: { ...will, topic, properties: { will_delay_s: 600 } },
+    });
+    await scene.connect(options);
+    const second = await scene.connect(options);
+    await second.expect_nothing();
+    await watch.expect_nothing();
+    await scene.connect({ ...options, clean_start: true });
+    assertEquals(await take(watch, 1), ["gone"]);
+    await watch.expect_nothing();
+  },
+);
+
 suite.five("a will carries its properties, in order", async (scene) => {
   const topic = scene.own("will");
   const watch = await scene.connect();
