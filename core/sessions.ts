@@ -174,16 +174,18 @@ export class Sessions {
    * there is none of a session that is to end with the connection.
    */
   opened(session: Session, expiry_s: number, will: Will | null): void {
-    // That it is connected matters where a crash leaves open what it has been sent.
     const is_other = session.ends_ms > 0 || session.will !== null || will !== null ||
-      session.expiry_s !== expiry_s || session.subscription_count > 0;
+      session.expiry_s !== expiry_s;
     session.ends_ms = 0;
     session.will_due_ms = 0;
     session.will = will; // one that still waited is not published any more [MQTT-3.1.3-9]
     session.expiry_s = expiry_s;
-    if (!session.transient) {
-      if (is_other) this.#changed.add(session);
-    } else if (session.stored) this.#delete(session);
+    if (session.transient) {
+      if (session.stored) this.#delete(session);
+    } else if (session.subscription_count > 0) {
+      // At once: after a crash it decides whether what comes may have come before (DUP).
+      this.#background(() => this.keep(session));
+    } else if (is_other) this.#changed.add(session);
   }
 
   /** Writes a session that outlives its connection; nothing to do for one that does not. */

@@ -55,6 +55,28 @@ each("exchanges with a subscriber go on after a restart", async (world, how) => 
   await client.close();
 });
 
+each("what was sent just after a reconnect comes again with DUP", async (world, how) => {
+  // Cause: that the session had a connection was written down up to a second later.
+  const first = (await world.kept("s")).client;
+  await first.subscribe("t", 2);
+  await first.disconnect();
+  const second = (await world.kept("s")).client;
+  const sent = new Set<string>();
+  for (const qos of [1, 2] as const) {
+    await world.publish("t", `${qos}`, qos);
+    sent.add(payload_text(await second.expect("publish")));
+  }
+  await world.again(how);
+  await second.close();
+  const again = (await world.kept("s")).client;
+  for (const payload of sent) {
+    const packet = await again.receive();
+    assertEquals([payload_text(packet), packet.dup], [payload, true]);
+  }
+  await again.expect_nothing();
+  await again.close();
+});
+
 each("a QoS 2 publish goes on after a restart, and is delivered once", async (world, how) => {
   const first = (await world.kept("p")).client;
   const subscriber = (await world.kept("s")).client;

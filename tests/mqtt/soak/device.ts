@@ -167,6 +167,7 @@ export class Device implements LinkOwner {
     const message = this.ledger.add({
       publisher: `${this.id}+will`,
       number: this.#number++,
+      life: this.past.length,
       topic: `w/${this.id}`,
       qos,
       retain: false,
@@ -359,7 +360,9 @@ export class Device implements LinkOwner {
     const known = qos === 2 ? this.#incoming.get(packet_id) : undefined;
     if (known !== undefined) {
       if (known?.id !== message?.id) this.problem(`packet id ${packet_id}: another message`);
-      if (!dup) this.problem(`packet id ${packet_id} again without DUP`);
+      if (!dup && !this.session!.may_lack_dup) {
+        this.problem(`packet id ${packet_id} again without DUP`);
+      }
       return this.#acknowledge(link, packet, null);
     }
     if (qos === 2) this.#incoming.set(packet_id, message ?? null);
@@ -421,6 +424,7 @@ export class Device implements LinkOwner {
     return this.ledger.add({
       publisher: this.id,
       number: this.#number++,
+      life: this.past.length,
       expiry_s: 0,
       ...init,
       begun: now(),

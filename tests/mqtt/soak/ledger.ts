@@ -17,6 +17,8 @@ export interface Message {
   /** Client id; that of a will is nobody's. */
   readonly publisher: string;
   readonly number: number;
+  /** Which session of its publisher it was, counted from 0. */
+  readonly life: number;
   readonly topic: string;
   readonly qos: Qos;
   readonly retain: boolean;

@@ -15,6 +15,8 @@ import { connect, roles, share_1, share_2, sleep, work } from "./traffic.ts";
 /** What happens to the service in the middle of a round. */
 export type Interruption = "none" | "stop" | "kill";
 
+/** The service writes down that a session is connected at once, but does not wait for the disk. */
+const connected_unwritten_ms = 250;
 /** How long nothing may have come before what is missing is looked at again. */
 const rest_ms = 40;
 
@@ -88,7 +90,12 @@ export class World implements Surroundings {
     this.interrupted = now();
     if (how === "kill") {
       this.is_killed = this.#was_killed = true;
-      for (const { session } of this.devices) if (session !== null) session.kills++;
+      for (const { session } of this.devices) {
+        if (session === null) continue;
+        session.kills++;
+        const open_ms = now() - session.open_since;
+        if (open_ms >= 0 && open_ms < connected_unwritten_ms) session.may_lack_dup = true;
+      }
     }
     for (const device of this.devices) device.note(`service: ${how}`);
     await this.service[how]();
