@@ -73,6 +73,11 @@ interface WillOf {
 /** Lines that a client remembers for the report of a failure. */
 const trail_max = 20_000;
 
+function withdraw(will: Message): void {
+  will.is_never = true;
+  will.withdrawn = now();
+}
+
 export class Device implements LinkOwner {
   session: Session | null = null;
   /** Sessions that are over. */
@@ -275,7 +280,7 @@ export class Device implements LinkOwner {
     if (link === null) return;
     this.note("DISCONNECT");
     if (this.#will !== null) {
-      this.#will.message.is_never = true;
+      withdraw(this.#will.message);
       this.#will = null;
     }
     const { expiry_s } = this.plan!;
@@ -309,7 +314,7 @@ export class Device implements LinkOwner {
     if (waiting === null) return;
     this.#waiting_will = null;
     if (!present) this.#will_is_sure(waiting.message); // its session has ended, if not before
-    else if (at < waiting.cut + waiting.delay_s * 1000) waiting.message.is_never = true;
+    else if (at < waiting.cut + waiting.delay_s * 1000) withdraw(waiting.message);
   }
 
   // ------------------------------------------------------------------ packets

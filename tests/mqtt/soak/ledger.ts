@@ -34,11 +34,16 @@ export interface Message {
   is_sure: boolean;
   /** The service cannot have it. */
   is_never: boolean;
+  /** When a will was withdrawn; 0 = it was not. */
+  withdrawn: number;
   /** How often the service may have taken it as a message of its own. */
   copies: number;
 }
 
-export type MessageInit = Omit<Message, "id" | "ended" | "is_sure" | "is_never" | "copies">;
+export type MessageInit = Omit<
+  Message,
+  "id" | "ended" | "is_sure" | "is_never" | "withdrawn" | "copies"
+>;
 
 function text_of({ id, number, size }: Pick<Message, "id" | "number" | "size">): string {
   return size === 0 ? "" : `${id} ${String.fromCharCode(97 + number % 26).repeat(size)}`;
@@ -57,6 +62,7 @@ export class Ledger {
       ended: Infinity,
       is_sure: false,
       is_never: false,
+      withdrawn: 0,
       copies: 1,
     };
     this.#by_id.set(id, message);

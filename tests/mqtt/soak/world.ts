@@ -17,6 +17,8 @@ export type Interruption = "none" | "stop" | "kill";
 
 /** The service writes down that a session is connected at once, but does not wait for the disk. */
 const connected_unwritten_ms = 250;
+/** That a will is withdrawn is written down within a second. */
+const withdrawn_unwritten_ms = 1500;
 /** How long nothing may have come before what is missing is looked at again. */
 const rest_ms = 40;
 
@@ -90,6 +92,9 @@ export class World implements Surroundings {
     this.interrupted = now();
     if (how === "kill") {
       this.is_killed = this.#was_killed = true;
+      for (const message of this.ledger.all()) { // it may not be written down
+        if (message.withdrawn > now() - withdrawn_unwritten_ms) message.is_never = false;
+      }
       for (const { session } of this.devices) {
         if (session === null) continue;
         session.kills++;
