@@ -280,7 +280,7 @@ export class Device implements LinkOwner {
     if (link === null) return;
     this.note("DISCONNECT");
     if (this.#will !== null) {
-      withdraw(this.#will.message);
+      if (!this.world.is_killed) withdraw(this.#will.message); // else nobody has heard it
       this.#will = null;
     }
     const { expiry_s } = this.plan!;

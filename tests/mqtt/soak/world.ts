@@ -16,9 +16,9 @@ import { connect, roles, share_1, share_2, sleep, work } from "./traffic.ts";
 export type Interruption = "none" | "stop" | "kill";
 
 /** The service writes down that a session is connected at once, but does not wait for the disk. */
-const connected_unwritten_ms = 250;
-/** That a will is withdrawn is written down within a second. */
-const withdrawn_unwritten_ms = 1500;
+const connected_unwritten_ms = 2000;
+/** So it is with a will that is withdrawn. */
+const withdrawn_unwritten_ms = 3000;
 /** How long nothing may have come before what is missing is looked at again. */
 const rest_ms = 40;
 
