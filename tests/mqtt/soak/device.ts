@@ -13,6 +13,7 @@ import {
   type Publish,
   type Version,
 } from "../../../core/protocol/mqtt.ts";
+import { is_shared } from "../../../core/topic_tree.ts";
 import { publish_packet } from "../../support/mqtt_client.ts";
 import { type Options, Session } from "./held.ts";
 import { type Ledger, type Message, now } from "./ledger.ts";
@@ -365,7 +366,7 @@ export class Device implements LinkOwner {
     const known = qos === 2 ? this.#incoming.get(packet_id) : undefined;
     if (known !== undefined) {
       if (known?.id !== message?.id) this.problem(`packet id ${packet_id}: another message`);
-      if (!dup && !this.session!.may_lack_dup) {
+      if (!dup && !this.#may_lack_dup) {
         this.problem(`packet id ${packet_id} again without DUP`);
       }
       return this.#acknowledge(link, packet, null);
@@ -387,6 +388,12 @@ export class Device implements LinkOwner {
     this.#acknowledge(link, packet, delivery);
     if (message !== undefined) this.#marks.get(message.id)?.();
     this.world.stirred();
+  }
+
+  /** After a kill a group of a shared subscription gives at least once. */
+  get #may_lack_dup(): boolean {
+    const { kills, may_lack_dup, subscriptions } = this.session!;
+    return may_lack_dup || kills > 0 && subscriptions.some(({ filter }) => is_shared(filter));
   }
 
   /** Acknowledges in order, at once or after a while. */
