@@ -11,7 +11,7 @@ const seconds = Number(Deno.env.get("LONGWIRE_TEST_SOAK_SECONDS") ?? 12);
 const rounds = 3;
 const round_ms = 1200;
 const whole: Interruption[][] = [["none", "none", "none"], ["none", "stop", "none"]];
-/** Long runs kill the service, too: DUP is then missing now and then, and its cause not found yet. */
+/** Long runs kill it, too: DUP is then missing now and then, and the cause is not found yet. */
 const kinds = seconds > 60 ? [...whole, ["none", "kill", "none"] as Interruption[]] : whole;
 
 /** One service and its clients. */
