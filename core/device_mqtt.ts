@@ -267,6 +267,10 @@ export class MqttDriver implements Driver {
       frame_bytes_max: packet_bytes_max,
       report_acks: !session.transient,
       hold_releases: !session.transient,
+      topic_alias_max: Math.min(
+        connect.properties?.topic_alias_maximum ?? 0, // [MQTT-3.1.2-27]
+        limits.topic_alias_out_max,
+      ),
     });
     if (present) this.hub.resume(session);
     else session.cursor = this.router.dispatched;

@@ -55,6 +55,8 @@ export const limits = Object.freeze({
   sys_interval_ms: 10_000,
   /** Topic aliases that an MQTT 5 client may set [MQTT-3.3.2-9]. */
   topic_alias_max: 32,
+  /** Topics that are sent to an MQTT 5 client as a number (ALIASES_MAX of ffi/alias.h). */
+  topic_alias_out_max: 32,
   /** QoS >= 1 messages in flight to one MQTT connection. */
   inflight_max: 1024,
   /** Commands waiting for one I/O thread: past this, publishes are refused with queue_full. */

@@ -57,7 +57,31 @@ static struct connection *slot_take(struct io_thread *t) {
   return c;
 }
 
+/* Forgets the topic aliases of a connection. */
+static void aliases_forget(struct io_thread *t, struct connection *c) {
+  if (!(c->flags & USES_ALIASES)) return;
+  alias_table_free(t->aliases[c->slot]);
+  t->aliases[c->slot] = NULL;
+  c->flags &= ~(uint32_t)USES_ALIASES;
+}
+
+/* Begins them. Without memory there are none: topics are sent as they are. */
+static void aliases_begin(struct io_thread *t, struct connection *c, uint32_t count) {
+  if (count == 0) return;
+  if (c->slot >= t->alias_slots) {
+    uint32_t slots = c->slot + 1 > 2 * t->alias_slots ? c->slot + 1 : 2 * t->alias_slots;
+    struct alias_table **grown = realloc(t->aliases, slots * sizeof *grown);
+    if (grown == NULL) return;
+    memset(grown + t->alias_slots, 0, (slots - t->alias_slots) * sizeof *grown);
+    t->aliases = grown;
+    t->alias_slots = slots;
+  }
+  t->aliases[c->slot] = alias_table_new(count);
+  if (t->aliases[c->slot] != NULL) c->flags |= USES_ALIASES;
+}
+
 static void slot_give_back(struct io_thread *t, struct connection *c) {
+  aliases_forget(t, c);
   set_state(c, FREE);
   uint32_t generation = c->generation % 0x3fffffff + 1;
   *c = (struct connection){.slot = c->slot, .fd = -1};

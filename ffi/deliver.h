@@ -186,6 +186,86 @@ static void publish_stored(struct io_thread *t, struct connection *c,
   }
 }
 
+/* ---------------------------------------------------------------- topic aliases */
+
+/* A frame with an alias in place of its topic, or setting one. */
+struct aliased {
+  struct placed frame;
+  uint32_t packet_id_at;
+  uint32_t number;
+  uint32_t sets;
+  const uint8_t *topic;
+  uint32_t topic_size;
+};
+
+/* Fills in what goes out in place of a frame; the caller drops its block. Returns 0 when the frame
+ * goes as it is. */
+static int alias_frame(struct io_thread *t, const struct connection *c, const struct placed *f,
+                       uint32_t packet_id_at, struct aliased *out) {
+  if (!(c->flags & USES_ALIASES)) return 0;
+  const struct alias_table *table = t->aliases[c->slot];
+  const uint8_t *frame = frame_bytes(f);
+  struct alias_shape shape;
+  if (alias_shape_of(frame, f->size, &shape) != 0) return 0;
+  if (shape.topic_size < ALIAS_TOPIC_BYTES_MIN) return 0;
+  out->topic = frame + shape.topic_at;
+  out->topic_size = shape.topic_size;
+  out->number = alias_choose(table, out->topic, out->topic_size);
+  out->sets = !alias_is_set(table, out->number, out->topic, out->topic_size);
+  uint32_t at = 0;
+  struct block *block = alias_rewrite(frame, f->size, &shape, out->number, (int)out->sets, &at);
+  if (block == NULL) return 0;
+  out->frame = (struct placed){.block = block, .size = block->used};
+  out->packet_id_at = packet_id_at == LW_PACKET_ID_NONE ? LW_PACKET_ID_NONE : at;
+  if (c->frame_bytes_max == 0 || block->used <= c->frame_bytes_max) return 1;
+  block_drop(block);
+  return 0;
+}
+
+/* What was handed over is queued: from here on its alias can be used. */
+static void alias_done(struct io_thread *t, struct connection *c, const struct aliased *a,
+                       int is_queued) {
+  if (is_queued && a->sets && c->state == ACTIVE) {
+    alias_set(t->aliases[c->slot], a->number, a->topic, a->topic_size);
+  }
+  block_drop(a->frame.block);
+}
+
+/* Queues a QoS 0 frame that sets an alias, which is never dropped. Returns whether there is room.
+ */
+static int send_setting(struct io_thread *t, struct connection *c, const struct placed *f) {
+  if (is_full(t, c, f->size, t->reactor->options.out_queue_soft_bytes)) return 0;
+  struct out_queue *q = c->state == CLOSED ? NULL : queue_of(t, c);
+  if (q == NULL || out_push(q, f->block, f->offset, f->size, 0, 0, 0) != 0) return 0;
+  COUNT(t, out_queue_bytes, f->size);
+  COUNT(t, deliveries, 1);
+  mark_dirty(t, c);
+  return 1;
+}
+
+/* Returns whether it went with an alias. A frame with a conflation key may take the place of an
+ * older one, before the frame that sets the alias: it goes as it is. */
+static int publish_aliased(struct io_thread *t, struct connection *c,
+                           const struct publish_record *r, uint32_t audience) {
+  struct aliased a;
+  const struct lw_command_publish *p = &r->publish;
+  if (p->key != 0 || !alias_frame(t, c, &r->frame, p->packet_id_at, &a)) return 0;
+  struct publish_record own = *r;
+  own.frame = a.frame;
+  own.publish.packet_id_at = a.packet_id_at;
+  int is_queued = 1;
+  if (p->seq > 0) {
+    publish_stored(t, c, &own);
+    is_queued = c->reached_seq == p->seq;
+  } else if (a.sets) {
+    is_queued = send_setting(t, c, &a.frame);
+  } else {
+    send_droppable(t, c, &own, audience);
+  }
+  alias_done(t, c, &a, is_queued);
+  return is_queued || p->seq > 0;
+}
+
 static void publish_to(struct io_thread *t, struct connection *c, const struct publish_record *r,
                        uint32_t audience) {
   if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
@@ -193,6 +273,7 @@ static void publish_to(struct io_thread *t, struct connection *c, const struct p
     if (!(c->flags & BEHIND) && r->publish.seq > 0) c->reached_seq = r->publish.seq;
     return;
   }
+  if (c->flags & USES_ALIASES && publish_aliased(t, c, r, audience)) return;
   if (r->publish.seq == 0) send_droppable(t, c, r, audience);
   else publish_stored(t, c, r);
 }
@@ -246,18 +327,20 @@ static int returns_shared(struct io_thread *t, struct connection *c,
   return 1;
 }
 
-static void run_deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
+/* Returns whether the frame is queued. */
+static int deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
   const struct lw_command_deliver *d = &r->deliver;
   unsigned flags = d->head.flags;
-  if (returns_shared(t, c, r)) return;
+  if (returns_shared(t, c, r)) return 0;
   if (!(flags & LW_DELIVER_SHARED)) {
     c->flags |= ROOM_WANTED;
     c->deliver_count++;
   }
   mark_dirty(t, c);
+  int is_queued = 0;
   if (c->inflight != NULL && c->inflight->count >= window_max(t, c)) {
     end(t, c, LW_CODE_SLOW_CONSUMER);
-    return;
+    return 0;
   }
   if (c->frame_bytes_max != 0 && r->frame.size > c->frame_bytes_max) {
     COUNT(t, dropped[LW_CODE_FRAME_TOO_LARGE], 1);
@@ -270,13 +353,27 @@ static void run_deliver(struct io_thread *t, struct connection *c, const struct 
     if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, id, flags & LW_PUBLISH_QOS,
                     d->released != 0) != 0) {
       end(t, c, LW_CODE_NO_MEMORY);
-      return;
+      return 0;
     }
     if (c->inflight != NULL && d->packet_id_at != LW_PACKET_ID_NONE && c->inflight->count > 0) {
       inflight_at(c->inflight, c->inflight->count - 1)->flags = flags & ~(unsigned)LW_PUBLISH_QOS;
     }
+    is_queued = 1;
   }
   if (!(flags & LW_DELIVER_ASIDE) && d->seq > c->reached_seq) c->reached_seq = d->seq;
+  return is_queued;
+}
+
+static void run_deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
+  struct aliased a;
+  if (!alias_frame(t, c, &r->frame, r->deliver.packet_id_at, &a)) {
+    (void)deliver(t, c, r);
+    return;
+  }
+  struct deliver_record own = *r;
+  own.frame = a.frame;
+  own.deliver.packet_id_at = a.packet_id_at;
+  alias_done(t, c, &a, deliver(t, c, &own));
 }
 
 /* ---------------------------------------------------------------- one connection */
@@ -288,6 +385,7 @@ static void run_activate(struct io_thread *t, struct connection *c,
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = a->keepalive_ms;
   c->frame_bytes_max = a->frame_bytes_max;
+  aliases_begin(t, c, a->topic_alias_max);
   if (a->head.flags & LW_ACTIVATE_REPORT_ACKS) c->flags |= REPORT_ACKS;
   if (a->head.flags & LW_ACTIVATE_HOLD_RELEASES) c->flags |= HOLD_RELEASES;
   uint32_t max = window_max(t, c);

@@ -43,6 +43,7 @@
 #include <sys/socket.h>
 
 #include "admission.h"
+#include "alias.h"
 #include "audience.h"
 #include "block.h"
 #include "command_queue.h"
@@ -96,6 +97,7 @@ enum connection_flags {
   HOLD_RELEASES = 1 << 21,     /* LW_ACTIVATE_HOLD_RELEASES */
   BROKEN = 1 << 22,            /* the peer violated the protocol: nothing more is read from it */
   AWAITS_VERSION = 1 << 23,    /* refused, and told so in the words of its MQTT version */
+  USES_ALIASES = 1 << 24,      /* it has a table in t->aliases */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -193,6 +195,8 @@ struct io_thread {
   struct connection *chunks[SLOT_CHUNKS_MAX];
   uint32_t slot_count; /* ever used */
   struct slot_list free_slots;
+  struct alias_table **aliases; /* by slot; NULL = none has asked for any */
+  uint32_t alias_slots;         /* entries of it */
   struct slot_list dirty;
   struct slot_list eventful;
   struct slot_list ready;

@@ -174,6 +174,7 @@ static void thread_free(struct io_thread *t) {
     free(c->kept);
     out_queue_free(c->out);
     inflight_free(c->inflight);
+    aliases_forget(t, c);
     tls_free(c);
   }
   for (uint32_t i = 0; i < SLOT_CHUNKS_MAX && t->chunks[i] != NULL; i++) free(t->chunks[i]);
@@ -185,6 +186,7 @@ static void thread_free(struct io_thread *t) {
   struct slot_list *lists[] = {&t->free_slots, &t->dirty,     &t->eventful,
                                &t->ready,      &t->ready_now, &t->stalled};
   for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) slot_list_free(lists[i]);
+  free(t->aliases);
   tls_thread_free(t);
   audience_table_free(&t->audiences);
   command_queue_free(&t->commands);

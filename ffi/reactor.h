@@ -206,7 +206,8 @@ struct lw_command_activate {
   /* frames to it must not be larger (MQTT 5 Maximum Packet Size): larger ones are dropped and
    * counted; 0 = the reactor's own bound */
   uint32_t frame_bytes_max;
-  uint32_t zero;
+  /* MQTT 5: the aliases that its frames may carry (Topic Alias Maximum); 0 = none */
+  uint32_t topic_alias_max;
 };
 
 struct lw_command_close {

@@ -320,6 +320,8 @@ export interface ActivateOptions {
    * PUBREL waits for the service; packet ids follow from the place in the log.
    */
   readonly hold_releases: boolean;
+  /** MQTT 5: as many topics are sent as a number; absent or 0 = none [MQTT-3.1.2-26]. */
+  readonly topic_alias_max?: number;
 }
 
 export interface PublishOptions {
@@ -511,7 +513,7 @@ class NativeReactor implements OwnReactor {
     this.#words[word + 4] = options.keepalive_ms;
     this.#words[word + 5] = options.inflight_max;
     this.#words[word + 6] = options.frame_bytes_max;
-    this.#words[word + 7] = 0;
+    this.#words[word + 7] = options.topic_alias_max ?? 0;
     this.#end(this.#used + 32);
   }
 

@@ -310,12 +310,42 @@ suite.five("topic aliases end with their connection", async (scene) => {
   assertEquals(reasons(await third.closed()), [0x94]);
 });
 
-suite.five("no topic alias is sent to a client", async (scene) => {
-  for (const topic_alias_maximum of [0, 10]) {
-    const subscriber = await scene.connect({ properties: { topic_alias_maximum } });
-    await subscriber.subscribe(scene.own("t"));
+suite.five("no topic alias is sent to a client that asks for none", async (scene) => {
+  const subscriber = await scene.connect({ properties: { topic_alias_maximum: 0 } });
+  await subscriber.subscribe(scene.own("t"));
+  for (let n = 0; n < 2; n++) {
     await subscriber.publish(scene.own("t"), "m");
-    assertEquals((await subscriber.receive()).properties, undefined);
+    const { topic, properties } = await subscriber.receive();
+    assertEquals([topic, properties], [scene.own("t"), undefined]);
+  }
+});
+
+suite.five("a topic is sent once and then by its alias", async (scene) => {
+  const options = scene.kept("id", { properties: { topic_alias_maximum: 3 } });
+  const publisher = await scene.connect();
+  let count = 0;
+  for (const present of [false, true]) { // aliases end with their connection [MQTT-3.3.2-7]
+    const subscriber = await scene.connect(options);
+    if (!present) await subscriber.subscribe(scene.own("#"), 2);
+    const aliases = new Map<number, string>();
+    let by_alias = 0;
+    for (let n = 0; n < 60; n++) {
+      const topic = scene.own(`sensors/${n % 2}`);
+      const qos = (n >> 1) % 3 as Qos;
+      await publisher.publish(topic, String(++count), { qos });
+      const got = await subscriber.receive();
+      const alias = got.properties?.topic_alias ?? 0;
+      assert(alias >= 1 && alias <= 3, `alias ${alias}`);
+      if (got.topic === "") by_alias++;
+      else aliases.set(alias, got.topic);
+      assertEquals([aliases.get(alias), got.qos, payload_text(got)], [
+        topic,
+        qos,
+        String(count),
+      ]);
+    }
+    assert(by_alias >= 20, `${by_alias} of 60 came by alias`); // both may have the same one
+    await subscriber.disconnect();
   }
 });
 

@@ -2,6 +2,7 @@
  * unit [seed] */
 #include "stub_rig.h"
 
+#include "unit_alias.h"
 #include "unit_audience.h"
 #include "unit_inflight.h"
 #include "unit_out_queue.h"
@@ -16,6 +17,7 @@ int main(int argc, char **argv) {
   printf("seed %llu\n", (unsigned long long)seed);
   fflush(stdout);
   unit_wheel(seed);
+  unit_alias();
   unit_audience(seed);
   unit_ring(seed);
   unit_command_queue(seed);
