@@ -47,6 +47,16 @@ static void refusals_open(struct host *h, uint16_t *port) {
   host_start(h);
 }
 
+/* Waits until that many connections are open. */
+static void await_open(struct host *h, uint64_t count) {
+  for (int i = 0; i < PATIENCE_S * 1000; i++) {
+    if (host_stats(h).connections == count) return;
+    usleep(1000);
+  }
+  CHECK(0, "%llu are open, not %llu", (unsigned long long)host_stats(h).connections,
+        (unsigned long long)count);
+}
+
 static void test_refusals(void) {
   static struct host h;
   uint16_t port;

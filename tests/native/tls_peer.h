@@ -161,16 +161,6 @@ static void await_closed(struct host *h, unsigned code, uint64_t count) {
         code, (unsigned long long)count);
 }
 
-/* Waits until that many connections are open. */
-static void await_open(struct host *h, uint64_t count) {
-  for (int i = 0; i < PATIENCE_S * 1000; i++) {
-    if (host_stats(h).connections == count) return;
-    usleep(1000);
-  }
-  CHECK(0, "%llu are open, not %llu", (unsigned long long)host_stats(h).connections,
-        (unsigned long long)count);
-}
-
 /* ------------------------------------------------------------------ clients */
 
 /* A blocking connection to the port of 127.0.0.1. */
