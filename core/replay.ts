@@ -408,7 +408,6 @@ export class Replayer {
   #go_live(session: Session, replay: Replay): void {
     if (replay.is_untouched) session.move_cursor(replay.after);
     session.replay = null;
-    session.unsure_to = 0;
     this.reactor.live(session.conn, session.generation, session.behind_count);
     this.on_live(session);
   }

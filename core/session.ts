@@ -349,7 +349,8 @@ export class Session implements PublishOrigin {
   move_cursor(offset: number): void {
     this.cursor = offset;
     if (this.#rare === null) return;
-    const { over, own } = this.#rare;
+    const { over, own, unsure_to } = this.#rare;
+    if (unsure_to <= offset) this.#rare.unsure_to = 0;
     this.#drop_formers(offset);
     for (const each of own ?? []) if (each <= offset) own!.delete(each);
     if (over === null) return;
@@ -413,7 +414,11 @@ export class Session implements PublishOrigin {
     if (count !== 0 || this.#rare !== null) this.#make_rare().delivered = count;
   }
 
-  /** Up to this offset a crashed service may have sent messages that the cursor does not cover. */
+  /**
+   * Up to this offset a service that was killed may have sent messages that the cursor does not
+   * cover: they go out with DUP [MQTT-3.3.1-1]. Holds until the cursor has come there, not only for
+   * the first connection, which may end before it has been sent them; 0 = there are none.
+   */
   get unsure_to(): number {
     return this.#rare === null ? 0 : this.#rare.unsure_to;
   }

@@ -15,6 +15,8 @@ interface StoredState {
   readonly incoming: readonly number[];
   /** It had a connection, which the end of the process ended. */
   readonly connected: boolean;
+  /** Session.unsure_to; absent = 0. */
+  readonly unsure_to?: number;
   readonly formers: readonly (readonly [string, readonly Former[]])[];
   readonly will?: StoredWill;
   readonly will_due_ms: number;
@@ -58,7 +60,7 @@ function will_of(stored: StoredWill): Will {
 }
 
 export function stored_session(session: Session): StoredSession {
-  const { will, over } = session;
+  const { will, over, unsure_to } = session;
   const state: StoredState = {
     wire: session.wire,
     expiry_s: session.expiry_s,
@@ -68,6 +70,7 @@ export function stored_session(session: Session): StoredSession {
     formers: [...session.formers ?? []],
     will_due_ms: session.will_due_ms,
     ...(over === null ? {} : { over: [...over] }),
+    ...(unsure_to === 0 ? {} : { unsure_to }),
     ...(will === null ? {} : { will: stored_will(will) }),
   };
   const subscriptions = [...session.subscriptions()].map(([filter, options]) => ({
@@ -113,6 +116,9 @@ export function session_of(
   session.will_due_ms = state.will_due_ms;
   session.ends_ms = stored.expires_ms;
   session.formers = new Map(state.formers);
+  if (state.unsure_to !== undefined && state.unsure_to > stored.cursor) {
+    session.unsure_to = state.unsure_to;
+  }
   if (!state.connected) return session;
   session.unsure_to = head;
   if (state.expiry_s !== expiry_never_s) session.ends_ms = now_ms + state.expiry_s * 1000;
