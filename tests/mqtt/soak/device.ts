@@ -356,7 +356,7 @@ export class Device implements LinkOwner {
   #published(link: Link, packet: Publish): void {
     let message: Message | undefined;
     try {
-      message = this.ledger.read(packet);
+      message = this.ledger.read(link.with_topic(packet));
     } catch (error) {
       return this.problem((error as Error).message);
     }

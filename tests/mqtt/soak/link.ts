@@ -43,6 +43,8 @@ export class Link {
   /** Packet ids of messages that were not acknowledged to the end. */
   readonly #open = new Set<number>();
   readonly #pongs: (() => void)[] = [];
+  /** Topics that the service has given an alias. */
+  readonly #aliases = new Map<number, string>();
   #out: Uint8Array[] = [];
   #writing: Promise<void> | null = null;
 
@@ -55,6 +57,17 @@ export class Link {
   ) {
     this.#decoder = new Decoder(connect.version);
     this.done = this.#read(before);
+  }
+
+  /** The PUBLISH with its topic, through the alias where there is one [MQTT-3.3.2-12]. */
+  with_topic(packet: Publish): Publish {
+    const alias = packet.properties?.topic_alias;
+    if (alias === undefined) return packet;
+    if (alias > (this.connect.properties?.topic_alias_maximum ?? 0)) { // [MQTT-3.1.2-26]
+      this.owner.problem(`Topic Alias ${alias} is over the maximum`);
+    }
+    if (packet.topic !== "") this.#aliases.set(alias, packet.topic);
+    return { ...packet, topic: this.#aliases.get(alias) ?? "" };
   }
 
   /** Connects and says CONNECT; answers the CONNACK, undefined = the connection ended instead. */
