@@ -8,14 +8,9 @@ import { run_devices } from "./core/client/devices.ts";
 import { run_token } from "./core/client/token.ts";
 import { type Code, codes } from "./core/codes.ts";
 import type { Joining } from "./core/cluster/join.ts";
-import {
-  type Address,
-  type Config,
-  ConfigError,
-  help_text,
-  parse_command,
-  parse_config,
-} from "./core/config.ts";
+import type { Address } from "./core/address.ts";
+import { help_text } from "./core/config_help.ts";
+import { type Config, ConfigError, parse_command, parse_config } from "./core/config.ts";
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
 import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";

@@ -1,21 +1,15 @@
 /**
  * Flags, LONGWIRE_* variables and a JSON file -> one frozen Config, checked once. One table of
- * settings drives parsing, help, checks and the table of the README. Pure: whoever calls hands in
- * all it reads.
+ * settings drives parsing, checks, help and the table of the README (config_help.ts). Pure: whoever
+ * calls hands in all it reads.
  */
 import { log_levels } from "./log.ts";
 import type { LogLevel } from "./log.ts";
-import { type Network, parse_network } from "./network.ts";
-import { template_problem } from "./permission.ts";
-import { parse_retention, retention_form } from "./retention.ts";
-import { size_bytes } from "./size.ts";
+import { type Address, format_address, is_loopback, type Parsed } from "./address.ts";
+import { did_you_mean, nearest } from "./did_you_mean.ts";
+import type { Network } from "./network.ts";
+import * as forms from "./setting_forms.ts";
 import type { RetentionRule } from "./store/mod.ts";
-
-/** Where to listen. `host`: numeric IPv4 or IPv6 address, no brackets. Port 0 = any free one. */
-export interface Address {
-  readonly host: string;
-  readonly port: number;
-}
 
 /** What an operator may choose. A field and its setting have the same name. */
 export interface Config {
@@ -127,19 +121,9 @@ export const commands = [
 /** The name of a command. */
 export type CommandName = typeof commands[number]["name"];
 
-/** A value, or why the text is not one: "the port must be 0 to 65535". */
-type Parsed<T> = { readonly value: T } | { readonly problem: string };
-
-/** A form of value. */
-interface Type<T> {
-  /** What may be written, for people. */
-  readonly form: string;
-  readonly parse: (text: string) => Parsed<T>;
-}
-
 /** One row: `fallback` is written as an operator would write it; "" = the form's own zero value. */
 interface Setting<T> {
-  readonly type: Type<T>;
+  readonly type: forms.Type<T>;
   readonly fallback: string;
   /** What it decides, and what its values mean. */
   readonly help: string;
@@ -149,460 +133,290 @@ interface Setting<T> {
   readonly joined_by?: string;
 }
 
-const listener: Type<Address | undefined> = {
-  form: "host:port or off",
-  parse: (text) => text === "off" ? { value: undefined } : parse_address(text),
-};
-
-const path: Type<string> = {
-  form: "path",
-  parse: (text) =>
-    text.includes("\0") ? { problem: "a path must not contain U+0000" } : { value: text },
-};
-
-const path_list: Type<readonly string[]> = {
-  form: "paths, comma-separated",
-  parse: (text) => {
-    const paths = text === "" ? [] : text.split(",").map((each) => each.trim());
-    if (text.includes("\0")) return { problem: "a path must not contain U+0000" };
-    return paths.includes("") ? { problem: "a path is empty" } : { value: paths };
-  },
-};
-
-/** A name or a numeric address with a port. */
-const place_text = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})$/;
-
-function place_problem(text: string): string | undefined {
-  const port = Number(place_text.exec(text)?.[1] ?? 0);
-  return port > 0 && port <= 65_535 ? undefined : `"${text}" is not host:port`;
-}
-
-const place: Type<string> = {
-  form: "host:port",
-  parse: (text) => {
-    const problem = text === "" ? undefined : place_problem(text);
-    return problem === undefined ? { value: text } : { problem };
-  },
-};
-
-const place_list: Type<readonly string[]> = {
-  form: "host:port, comma-separated",
-  parse: (text) => {
-    const places = text === "" ? [] : text.split(",").map((each) => each.trim());
-    const problem = places.map(place_problem).find((found) => found !== undefined);
-    return problem === undefined ? { value: places } : { problem };
-  },
-};
-
-const always_listener: Type<Address> = { form: "host:port", parse: (text) => parse_address(text) };
-
-const network_list: Type<readonly Network[]> = {
-  form: "networks, comma-separated, or off",
-  parse: (text) => {
-    const networks: Network[] = [];
-    for (const each of text === "off" ? [] : text.split(",")) {
-      const network = parse_network(each.trim());
-      if (typeof network === "string") return { problem: network };
-      networks.push(network);
-    }
-    if (networks.length > networks_max) return { problem: `at most ${networks_max} networks` };
-    return { value: networks };
-  },
-};
-
-const template_list: Type<readonly string[]> = {
-  form: "topic filters, comma-separated",
-  parse: (text) => {
-    const templates = text === "" ? [] : text.split(",").map((each) => each.trim());
-    for (const template of templates) {
-      const problem = template_problem(template);
-      if (problem !== undefined) return { problem };
-    }
-    return { value: templates };
-  },
-};
-
-/** RFC 6454 section 6.2: scheme, host and port, as a browser writes them. */
-const origin_list: Type<readonly string[]> = {
-  form: "origins, comma-separated, or off",
-  parse: (text) => {
-    const origins = text === "off" ? [] : text.split(",").map((each) => each.trim());
-    for (const origin of origins) {
-      if (origin !== "*" && URL.parse(origin)?.origin !== origin) {
-        return { problem: `an origin is like https://app.example, not "${origin}"` };
-      }
-    }
-    return { value: origins };
-  },
-};
-
-const any_text: Type<string> = { form: "text", parse: (text) => ({ value: text }) };
-
-const keys_url: Type<string> = {
-  form: "URL",
-  parse: (text) => {
-    if (text === "") return { value: text };
-    const url = URL.parse(text);
-    if (url === null) return { problem: "it is not a URL" };
-    const is_local = url.hostname === "localhost" || url.hostname === "[::1]" ||
-      url.hostname.startsWith("127.");
-    if (url.protocol === "https:" || url.protocol === "http:" && is_local) return { value: text };
-    return { problem: "it must begin with https://, or the keys could be anybody's" };
-  },
-};
-
-/** Smaller ones hold next to nothing beyond their own schema. */
-const data_bytes_min = 1e6;
-
-const data_size: Type<number> = {
-  form: "0 or a size, such as 20GB",
-  parse: (text) => {
-    const bytes = size_bytes(text);
-    if (bytes === 0 || bytes !== undefined && bytes >= data_bytes_min) return { value: bytes };
-    return { problem: "it must be 0 or a size of at least 1MB, such as 500MB, 20GB or 64GiB" };
-  },
-};
-
-const retention_rules: Type<readonly RetentionRule[]> = {
-  form: retention_form,
-  parse: (text) => {
-    const rules = parse_retention(text);
-    return typeof rules === "string" ? { problem: rules } : { value: rules };
-  },
-};
-
-const node_name: Type<string> = {
-  form: "name",
-  parse: (text) =>
-    text === "" || /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text)
-      ? { value: text }
-      : { problem: "a node name is 1 to 63 letters, digits, dots, hyphens and underscores" },
-};
-
-function choice<T extends string>(...values: readonly T[]): Type<T> {
-  return {
-    form: values.join(", "),
-    parse: (text) => {
-      const value = values.find((name) => name === text);
-      if (value !== undefined) return { value };
-      return { problem: `it must be ${values.slice(0, -1).join(", ")} or ${values.at(-1)}` };
-    },
-  };
-}
-
-function whole_number(min: number, max: number): Type<number> {
-  return {
-    form: `${min} to ${max}`,
-    parse: (text) => {
-      const value = parse_whole(text, min, max);
-      if (value !== undefined) return { value };
-      return { problem: `it must be a whole number from ${min} to ${max}` };
-    },
-  };
-}
-
-function auto_or_number(min: number, max: number): Type<number | "auto"> {
-  return {
-    form: `auto or ${min} to ${max}`,
-    parse: (text) => {
-      const value = text === "auto" ? text : parse_whole(text, min, max);
-      if (value !== undefined) return { value };
-      return { problem: `it must be auto or a whole number from ${min} to ${max}` };
-    },
-  };
-}
-
-function parse_whole(text: string, min: number, max: number): number | undefined {
-  const value = Number(text);
-  return /^\d{1,15}$/.test(text) && value >= min && value <= max ? value : undefined;
-}
-
 /** A connection is named by 7 bits of I/O thread and 24 bits of slot (ffi/reactor.h). */
 const io_threads_max = 127;
 /** A Map holds no more than 2^24 entries, and every connected session is an entry of one. */
 const connections_max = 2 ** 24;
 
-/** PROXY_NETWORKS_MAX of ffi/proxy.h */
-const networks_max = 64;
 const rate_max = 1_000_000;
 const tenant_rate_max = 10 ** 12;
 
 /** The one table. The order is that of the help text and of the README. */
 export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> } = {
   config: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "JSON file with any of the settings below",
   },
   http: {
-    type: listener,
+    type: forms.listener,
     fallback: "127.0.0.1:8080",
     help: "publish API and metrics",
   },
   https: {
-    type: listener,
+    type: forms.listener,
     fallback: "off",
     help: "the same over TLS; nobody is asked for a certificate here",
   },
   mqtt: {
-    type: listener,
+    type: forms.listener,
     fallback: "127.0.0.1:1883",
     help: "listener for MQTT 3.1.1 and 5",
   },
   device: {
-    type: listener,
+    type: forms.listener,
     fallback: "127.0.0.1:7000",
     help: "listener for the Longwire device protocol",
   },
   mqtts: {
-    type: listener,
+    type: forms.listener,
     fallback: "off",
     help: "listener for MQTT over TLS",
   },
   device_tls: {
-    type: listener,
+    type: forms.listener,
     fallback: "off",
     help: "listener for the Longwire device protocol over TLS",
   },
   tls_cert: {
-    type: path_list,
+    type: forms.path_list,
     fallback: "",
     help: "PEM files of certificate chains, leaf first; read again when they change",
   },
   tls_key: {
-    type: path_list,
+    type: forms.path_list,
     fallback: "",
     help: "PEM files of their keys, in the same order",
   },
   tls_client_ca: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "PEM file of the certificates that sign devices' certificates",
   },
   tls_client_auth: {
-    type: choice("none", "optional", "required"),
+    type: forms.choice("none", "optional", "required"),
     fallback: "none",
     help: "whether devices over TLS show a certificate; one that is shown must be valid",
   },
   kernel_tls: {
-    type: choice("off", "on"),
+    type: forms.choice("off", "on"),
     fallback: "off",
     help: "on: where Linux can (module tls), it encrypts what devices over TLS are sent; by epoll",
   },
   proxy_protocol: {
-    type: network_list,
+    type: forms.network_list,
     fallback: "off",
     help: "load balancers that begin each device connection with a PROXY header (version 1 or 2)",
   },
   connects_per_s: {
-    type: whole_number(0, rate_max),
+    type: forms.whole_number(0, rate_max),
     fallback: "0",
     unit: "connects/s",
     help: "connects that are taken, of all devices together; 0 is no bound",
   },
   connects_per_source_per_s: {
-    type: whole_number(0, rate_max),
+    type: forms.whole_number(0, rate_max),
     fallback: "0",
     unit: "connects/s",
     help: "the same for one IPv4 address or IPv6 /64; 0 is no bound",
   },
   connections_per_source: {
-    type: whole_number(0, connections_max),
+    type: forms.whole_number(0, connections_max),
     fallback: "0",
     unit: "connections",
     help: "connections that one IPv4 address or IPv6 /64 may hold; 0 is no bound",
   },
   data: {
-    type: path,
+    type: forms.path,
     fallback: "./data",
     help: "directory of the store; memory keeps nothing (./memory is a directory)",
   },
   synchronous: {
-    type: choice("full", "normal"),
+    type: forms.choice("full", "normal"),
     fallback: "full",
     help: "what an acknowledged message survives: full, a power cut; normal, a killed process",
   },
   data_bytes_max: {
-    type: data_size,
+    type: forms.data_size,
     fallback: "0",
     help: "largest size of the database, beyond which QoS 1 and 2 are refused with 507; " +
       "0 is as large as the disk",
   },
   retention: {
-    type: retention_rules,
+    type: forms.retention_rules,
     fallback: "#:age=7d",
     joined_by: ";",
     help: "how much of the log is kept; may be repeated, or hold more rules with ; between them; " +
       "the first that matches a topic counts, and without one it is kept for ever",
   },
   backend: {
-    type: choice("auto", "epoll", "uring", "kqueue"),
+    type: forms.choice("auto", "epoll", "uring", "kqueue"),
     fallback: "auto",
     help: "how bytes are moved; auto takes the best that this machine can do",
   },
   io_threads: {
-    type: auto_or_number(1, io_threads_max),
+    type: forms.auto_or_number(1, io_threads_max),
     fallback: "auto",
     unit: "threads",
     help: "threads that move bytes; auto leaves one core to the rest",
   },
   max_connections: {
-    type: auto_or_number(1, connections_max),
+    type: forms.auto_or_number(1, connections_max),
     fallback: "auto",
     unit: "connections",
     help: "devices connected at once; auto is what descriptors and memory allow",
   },
   node_id: {
-    type: node_name,
+    type: forms.node_name,
     fallback: "",
     help: "name of this node; unset, the host name",
   },
   keys: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "file of the keys that tokens are checked with: a JWK set or PEM; read again every 2 s",
   },
   jwks: {
-    type: keys_url,
+    type: forms.keys_url,
     fallback: "",
     help: "URL of a JWK set; asked every 5 minutes and when a token names a key that is not there",
   },
   issuer: {
-    type: any_text,
+    type: forms.any_text,
     fallback: "",
     help: "what the claim iss of each token must be; unset, anything",
   },
   audience: {
-    type: any_text,
+    type: forms.any_text,
     fallback: "",
     help: "what the claim aud of each token must be or have; unset, anything",
   },
   clock_skew_s: {
-    type: whole_number(0, 300),
+    type: forms.whole_number(0, 300),
     fallback: "5",
     unit: "s",
     help: "how far the clock of whoever makes tokens may be from this one",
   },
   cors_origins: {
-    type: origin_list,
+    type: forms.origin_list,
     fallback: "off",
     help: "pages that may call the HTTP API from a browser; * is every page",
   },
   certificate_devices: {
-    type: choice("off", "common_name"),
+    type: forms.choice("off", "common_name"),
     fallback: "off",
     help: "whether a device's certificate says which device it is, and lets it in without a token",
   },
   certificate_publish: {
-    type: template_list,
+    type: forms.template_list,
     fallback: "devices/{device_id}/#",
     help: "where such a device may publish",
   },
   certificate_subscribe: {
-    type: template_list,
+    type: forms.template_list,
     fallback: "devices/{device_id}/#",
     help: "what such a device may subscribe to",
   },
   tenant_connections: {
-    type: whole_number(0, connections_max),
+    type: forms.whole_number(0, connections_max),
     fallback: "0",
     unit: "connections",
     help: "devices and streams that each tenant may have; 0 is no bound, so for the next three",
   },
   tenant_subscriptions: {
-    type: whole_number(0, tenant_rate_max),
+    type: forms.whole_number(0, tenant_rate_max),
     fallback: "0",
     unit: "subscriptions",
     help: "subscriptions of the connected devices of each tenant",
   },
   tenant_publishes_per_s: {
-    type: whole_number(0, tenant_rate_max),
+    type: forms.whole_number(0, tenant_rate_max),
     fallback: "0",
     unit: "publishes/s",
     help: "what each tenant may publish; as much at once after a second of silence",
   },
   tenant_bytes_per_s: {
-    type: whole_number(0, tenant_rate_max),
+    type: forms.whole_number(0, tenant_rate_max),
     fallback: "0",
     unit: "bytes/s",
     help: "the same in payload bytes",
   },
   tenants: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: 'JSON file of the limits of some tenants: {"acme": {"publishes_per_s": 1000}}',
   },
   device_publishes_per_s: {
-    type: whole_number(0, tenant_rate_max),
+    type: forms.whole_number(0, tenant_rate_max),
     fallback: "0",
     unit: "publishes/s",
     help: "what each device may publish; 0 is no bound",
   },
   device_bytes_per_s: {
-    type: whole_number(0, tenant_rate_max),
+    type: forms.whole_number(0, tenant_rate_max),
     fallback: "0",
     unit: "bytes/s",
     help: "the same in payload bytes",
   },
   etcd: {
-    type: place_list,
+    type: forms.place_list,
     fallback: "",
     help: "members of etcd; with nats, this node is one of a cluster",
   },
   nats: {
-    type: place_list,
+    type: forms.place_list,
     fallback: "",
     help: "servers of NATS with JetStream, which hold the log of a cluster in place of data",
   },
   prometheus: {
-    type: place,
+    type: forms.place,
     fallback: "",
     help: "Prometheus that is asked whether what the service depends on is up",
   },
   advertise: {
-    type: place,
+    type: forms.place,
     fallback: "",
     help: "where devices of other nodes are sent to; unset, the mqtt listener",
   },
   peer: {
-    type: always_listener,
+    type: forms.always_listener,
     fallback: "127.0.0.1:7100",
     help: "listener for the other nodes of a cluster (gRPC)",
   },
   peer_cert: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "PEM file of the certificate that this node shows other nodes, and takes them by",
   },
   peer_key: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "PEM file of its key",
   },
   peer_ca: {
-    type: path,
+    type: forms.path,
     fallback: "",
     help: "PEM file of the certificates that sign those of nodes",
   },
   zone: {
-    type: node_name,
+    type: forms.node_name,
     fallback: "",
     help: "where this node stands, for people",
   },
   log_level: {
-    type: choice(...log_levels),
+    type: forms.choice(...log_levels),
     fallback: "info",
     help: "least level that is written to stderr",
   },
   shutdown_timeout_s: {
-    type: whole_number(0, 3600),
+    type: forms.whole_number(0, 3600),
     fallback: "10",
     unit: "s",
     help: "how long a stop waits for devices to take what is queued",
   },
 };
 
-const setting_names = Object.keys(settings) as SettingName[];
+export const setting_names = Object.keys(settings) as SettingName[];
 
 /** One value as it was written, and the words that say where. */
 interface Given {
@@ -901,141 +715,4 @@ function is_text_list(value: unknown): value is string[] {
 
 function is_setting(name: string): name is SettingName {
   return Object.hasOwn(settings, name);
-}
-
-/** `127.0.0.1:80`, `localhost:80` or `[::1]:80`. Other names are not looked up: parsing is pure. */
-function parse_address(text: string): Parsed<Address> {
-  const parts = /^(?:\[([^\]]*)\]|([^:]*)):([^:]*)$/.exec(text);
-  if (parts === null) {
-    const is_bare_ipv6 = text.split(":").length > 2;
-    return { problem: `it must be host:port${is_bare_ipv6 ? ", like [::1]:7000" : " or off"}` };
-  }
-  const [, ipv6, name = "", port_text = ""] = parts;
-  const host = ipv6 === undefined ? ipv4_address(name) : ipv6_address(ipv6);
-  if (host === undefined) {
-    return { problem: "the host must be an IPv4 address, an IPv6 address in [] or localhost" };
-  }
-  const port = Number(port_text);
-  if (!/^\d{1,5}$/.test(port_text) || port > 65_535) {
-    return { problem: "the port must be 0 to 65535" };
-  }
-  return { value: Object.freeze({ host, port }) };
-}
-
-/** localhost is 127.0.0.1: one address, whatever the machine's resolver says. */
-function ipv4_address(name: string): string | undefined {
-  if (name.toLowerCase() === "localhost") return "127.0.0.1";
-  const octets = name.split(".");
-  const is_octet = (octet: string) => /^(0|[1-9]\d{0,2})$/.test(octet) && Number(octet) <= 255;
-  return octets.length === 4 && octets.every(is_octet) ? name : undefined;
-}
-
-/** The shortest form (RFC 5952), so that equal addresses are equal texts. */
-function ipv6_address(name: string): string | undefined {
-  if (!/^[0-9A-Fa-f:.]+$/.test(name)) return undefined; // no zones, nothing a URL would decode
-  const url = URL.parse(`http://[${name}]/`);
-  return url === null ? undefined : url.hostname.slice(1, -1);
-}
-
-function is_loopback({ host }: Address): boolean {
-  return host === "::1" || host.startsWith("127.");
-}
-
-/** `127.0.0.1:1883`, `[::1]:7000`. */
-export function format_address({ host, port }: Address): string {
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
-}
-
-function did_you_mean(name: string | undefined, prefix = ""): string {
-  return name === undefined ? "" : `; did you mean ${prefix}${name}`;
-}
-
-/** The name that is fewest edits away, if it is near enough to be what was meant. */
-function nearest(name: string, names: readonly string[]): string | undefined {
-  let best: string | undefined;
-  let best_distance = Math.max(2, Math.floor(name.length / 3)) + 1;
-  for (const candidate of names) {
-    const distance = edit_distance(name, candidate);
-    if (distance < best_distance && distance < candidate.length) {
-      best = candidate;
-      best_distance = distance;
-    }
-  }
-  return best;
-}
-
-/** Levenshtein distance. A name longer than any setting is cut: it is near none. */
-function edit_distance(a: string, b: string): number {
-  a = a.slice(0, 64);
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
-}
-
-const help_columns_max = 100;
-
-/** What `help` prints: usage, commands, settings; ends with a newline. */
-export function help_text(): string {
-  const command_lines = commands.map(({ name, help }) => `  ${name.padEnd(8)}${help}`);
-  const setting_lines = setting_names.flatMap((name) => {
-    const { help } = settings[name];
-    const indent = 30;
-    const [first = "", ...more] = wrap(`${help} ${form_text(name)}`, help_columns_max - indent);
-    return [`  --${name.padEnd(indent - 4)}${first}`, ...more.map((l) => " ".repeat(indent) + l)];
-  });
-  return [
-    "Longwire: a push service for fleets of devices",
-    "",
-    "Usage: longwire [command] [--setting value ...]",
-    "",
-    "Commands:",
-    ...command_lines,
-    "",
-    "Settings of serve:",
-    ...setting_lines,
-    "",
-    "Each setting is a flag (--io_threads 2), a variable (LONGWIRE_IO_THREADS=2) or a member of",
-    'the file ("io_threads": 2). The first of them that is there wins; an empty variable is not.',
-    "",
-  ].join("\n");
-}
-
-/** The same table for the README, as Markdown; ends with a newline. */
-export function settings_markdown(): string {
-  const rows = setting_names.map((name) => {
-    const { fallback, help } = settings[name];
-    const shown = fallback === "" ? "none" : `\`${fallback}\``;
-    return `| \`${name}\` | ${shown} | ${form_of(name)} | ${help} |`;
-  });
-  return ["| setting | default | value | |", "|---|---|---|---|", ...rows, ""].join("\n");
-}
-
-function form_of(name: SettingName): string {
-  const { type, unit } = settings[name];
-  return unit === undefined ? type.form : `${type.form} ${unit}`;
-}
-
-function form_text(name: SettingName): string {
-  const { fallback } = settings[name];
-  return `(${form_of(name)}${fallback === "" ? "" : `; default ${fallback}`})`;
-}
-
-function wrap(text: string, columns_max: number): string[] {
-  const lines: string[] = [];
-  for (const word of text.split(" ")) {
-    const line = lines.at(-1);
-    if (line !== undefined && line.length + 1 + word.length <= columns_max) {
-      lines[lines.length - 1] = `${line} ${word}`;
-    } else {
-      lines.push(word);
-    }
-  }
-  return lines;
 }

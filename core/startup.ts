@@ -2,7 +2,8 @@
  * What a start needs beside the parts themselves, pure: sizes that the machine decides, the
  * sentences of a start that fails, and what is printed when it succeeds.
  */
-import { type Address, type Config, format_address } from "./config.ts";
+import { type Address, format_address } from "./address.ts";
+import type { Config } from "./config.ts";
 
 /** Why the service cannot start, as one sentence for the person who started it. */
 export class StartError extends Error {

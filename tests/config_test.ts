@@ -1,15 +1,8 @@
 /** Settings from flags, environment and file: what is taken, what is refused, in which words. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import {
-  type Config,
-  ConfigError,
-  format_address,
-  help_text,
-  parse_command,
-  parse_config,
-  settings,
-  settings_markdown,
-} from "../core/config.ts";
+import { format_address } from "../core/address.ts";
+import { help_text, settings_markdown } from "../core/config_help.ts";
+import { type Config, ConfigError, parse_command, parse_config, settings } from "../core/config.ts";
 import { parse_network } from "../core/network.ts";
 
 const defaults: Config = {

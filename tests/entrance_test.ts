@@ -4,7 +4,7 @@
  * tests/native/entrance.c.
  */
 import { assert, assertEquals } from "@std/assert";
-import type { Address } from "../core/config.ts";
+import type { Address } from "../core/address.ts";
 import { type CodeName, codes } from "../core/codes.ts";
 import { Decoder, encode, type Version } from "../core/protocol/mqtt.ts";
 import { proxy_header } from "../core/protocol/proxy_header.ts";

@@ -6,7 +6,7 @@
  */
 import { assertEquals, fail } from "@std/assert";
 import { code_count, codes } from "../core/codes.ts";
-import { settings_markdown } from "../core/config.ts";
+import { settings_markdown } from "../core/config_help.ts";
 
 const root = new URL("../", import.meta.url);
 const function_lines_goal = 70;

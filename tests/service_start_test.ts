@@ -3,7 +3,7 @@
  * exit status 1. And what it says when it starts.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { help_text } from "../core/config.ts";
+import { help_text } from "../core/config_help.ts";
 import { failing_start, run_main, Service } from "./support/service.ts";
 
 const free_ports = ["--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--device", "127.0.0.1:0"];

@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { assertRejects, assertStringIncludes } from "@std/assert";
 import { X509Certificate } from "node:crypto";
-import type { Address } from "../core/config.ts";
+import type { Address } from "../core/address.ts";
 import { limits } from "../core/limits.ts";
 import { Decoder, encode } from "../core/protocol/longwire.ts";
 import { encode as encode_mqtt } from "../core/protocol/mqtt.ts";

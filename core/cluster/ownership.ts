@@ -1,7 +1,7 @@
 /** A node's part in the ownership of sessions, put together: registrar, owner, and both's wires. */
 import type { Etcd3 } from "etcd3";
 import { codes, Refusal } from "../codes.ts";
-import { format_address } from "../config.ts";
+import { format_address } from "../address.ts";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { etcd_client, Membership } from "./etcd.ts";

@@ -5,8 +5,8 @@
  * nothing is left to its lease.
  */
 import * as grpc from "@grpc/grpc-js";
-import type { Address } from "../config.ts";
-import { format_address } from "../config.ts";
+import type { Address } from "../address.ts";
+import { format_address } from "../address.ts";
 import { Health, health_service } from "./health.ts";
 import type { Registrars } from "./holdings.ts";
 import type { Member, View } from "./mod.ts";

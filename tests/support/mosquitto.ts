@@ -1,5 +1,5 @@
 /** The clients of Eclipse Mosquitto: MQTT as somebody else wrote it. */
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import { Program } from "./process.ts";
 
 export const mosquitto_programs = ["mosquitto_pub", "mosquitto_sub", "stdbuf"] as const;

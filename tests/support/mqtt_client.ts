@@ -2,7 +2,7 @@
  * A client of MQTT 3.1.1 and 5 for tests, packet by packet: it does nothing of its own accord, so a
  * test says exactly what is sent and sees exactly what comes.
  */
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import {
   type Connack,
   type Connect,

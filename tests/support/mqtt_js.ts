@@ -1,7 +1,7 @@
 /** MQTT.js as a device: what it receives can be waited for. */
 import mqtt from "mqtt";
 import type { IClientOptions, MqttClient } from "mqtt";
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import type { Received } from "./mosquitto.ts";
 import { Inbox, within } from "./wait.ts";
 

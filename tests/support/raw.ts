@@ -1,7 +1,7 @@
 /**
  * Connections byte by byte, for what no proper client would send, and for what it would never show.
  */
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import type { StreamDecoder } from "../../core/protocol/incremental.ts";
 import * as longwire from "../../core/protocol/longwire.ts";
 import * as mqtt from "../../core/protocol/mqtt.ts";

@@ -1,7 +1,7 @@
 /**
  * The real service as a child process: started as `deno task start` does, on ports that are free.
  */
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import manifest from "../../deno.json" with { type: "json" };
 import { Program } from "./process.ts";
 

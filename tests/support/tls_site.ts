@@ -1,5 +1,5 @@
 /** What a test of TLS needs: certificates, a service with TLS listeners, and OpenSSL's client. */
-import type { Address } from "../../core/config.ts";
+import type { Address } from "../../core/address.ts";
 import { type CertificateFiles, make_certificate } from "./certificates.ts";
 import { Service, type ServiceOptions } from "./service.ts";
 import { within } from "./wait.ts";

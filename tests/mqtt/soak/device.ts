@@ -3,7 +3,7 @@
  * with the session, and what it asked and saw is noted for the judge. What it does, and when, is
  * traffic.ts's.
  */
-import type { Address } from "../../../core/config.ts";
+import type { Address } from "../../../core/address.ts";
 import type { Qos } from "../../../core/message.ts";
 import {
   type Connack,

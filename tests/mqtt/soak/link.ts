@@ -3,7 +3,7 @@
  * byte. It knows the bounds that hold for one connection (Receive Maximum, Maximum Packet Size,
  * packet ids in use) and says when the service breaks them.
  */
-import type { Address } from "../../../core/config.ts";
+import type { Address } from "../../../core/address.ts";
 import {
   type Connack,
   type Connect,

@@ -2,7 +2,7 @@
  * A soak: clients at work against one service, which may be stopped or killed meanwhile; and after
  * each round, when everything has come to rest, the judgement.
  */
-import type { Address } from "../../../core/config.ts";
+import type { Address } from "../../../core/address.ts";
 import { random_of } from "../../cases/random.ts";
 import { Service } from "../../support/service.ts";
 import { patience_ms } from "../../support/wait.ts";
