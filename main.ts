@@ -49,7 +49,7 @@ import {
 import { TlsFront } from "./ffi/tls_front.ts";
 import { build_addon, load_addon } from "./ffi/zstd.ts";
 import { end_event_streams } from "./routes/events.ts";
-import type { Remote } from "./routes/context.ts";
+import type { Context, Remote } from "./routes/context.ts";
 import { guard } from "./routes/guard.ts";
 import { end_json_sockets } from "./routes/json_socket.ts";
 import { make_handler } from "./routes/mod.ts";
@@ -260,29 +260,78 @@ function stop_signal(): Promise<void> {
   return promise;
 }
 
+/** What decides: whose connection it is, what it may, what its packets mean. */
+interface Deciding {
+  readonly router: Router;
+  readonly sessions: Sessions;
+  readonly opened: Awaited<ReturnType<typeof open_gate>>;
+  readonly hub: Hub;
+  readonly mqtt: MqttDriver;
+  readonly longwire: LongwireDriver;
+  readonly status: StatusBook;
+  /** What compresses, for people. */
+  readonly zstd: string;
+}
+
+async function make_deciding(
+  config: Config,
+  log: Log,
+  reactor: OwnReactor,
+  store: Store,
+): Promise<Deciding> {
+  const now_ms = Date.now;
+  const { node_id } = config;
+  const router = new Router(reactor, store, now_ms);
+  const sessions = new Sessions(store, now_ms, log);
+  const opened = await open_gate(config, log, now_ms, Deno.readTextFile);
+  const hub = new Hub(reactor, router, sessions, log, [], opened.gate);
+  const mqtt = new MqttDriver(reactor, router, sessions, hub, now_ms);
+  const status = new StatusBook(now_ms);
+  const longwire = new LongwireDriver(reactor, router, sessions, hub, now_ms, node_id, status);
+  const zstd = use_zstd((zstd) => longwire.use_zstd(zstd), log);
+  await sessions.load((wire) => is_longwire(wire) ? longwire : mqtt);
+  return { router, sessions, opened, hub, mqtt, longwire, status, zstd };
+}
+
+/** The listeners for HTTP, and how to end them. */
+interface Web {
+  readonly listening: Pick<startup.Listening, "http" | "https">;
+  readonly close: () => Promise<void>;
+}
+
+async function serve_web(
+  config: Config,
+  context: Context,
+  front: TlsFront | undefined,
+  is_open: boolean,
+): Promise<Web> {
+  const { cors_origins } = config;
+  const { refused } = context;
+  const handler = guard(make_handler(context), { cors_origins, is_open, refused });
+  const http = listen_http(config, handler);
+  const https = await listen_https(config, front, handler);
+  const close = async () => {
+    context.receipts.stop();
+    end_event_streams(context);
+    end_json_sockets(context);
+    front?.close();
+    await Promise.all([http?.shutdown(), https?.server.shutdown()]);
+  };
+  return { listening: { http: startup.address_of(http), https: https?.address }, close };
+}
+
 async function serve(args: readonly string[]): Promise<void> {
   const config = config_of(args);
-  const { log_level: level } = config;
-  const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
-  const format = Deno.stderr.isTerminal() ? "text" : "json";
-  const log = new Log({ level, format, write, now_ms: Date.now });
+  const log = make_log(config);
   const joining = await begin_to_join(config, log);
   const store = joining?.store ?? await open_store(config);
   const { reactor, thread_count, reasons } = await make_reactor(config);
   const refused = new Map<Code, number>();
   const front = make_front(config, () => count_refusal(refused, codes.connection_limit));
   await use_certificates(config, reactor, front, log);
-  const router = new Router(reactor, store, Date.now);
-  const sessions = new Sessions(store, Date.now, log);
-  const opened = await open_gate(config, log, Date.now, Deno.readTextFile);
+  const deciding = await make_deciding(config, log, reactor, store);
+  const { router, sessions, opened, hub, mqtt, longwire, status, zstd } = deciding;
   const { gate, tenants, auth } = opened;
-  const hub = new Hub(reactor, router, sessions, log, [], gate);
-  const mqtt = new MqttDriver(reactor, router, sessions, hub, Date.now);
-  const status = new StatusBook(Date.now);
-  const { node_id } = config;
-  const longwire = new LongwireDriver(reactor, router, sessions, hub, Date.now, node_id, status);
-  const zstd = use_zstd((zstd) => longwire.use_zstd(zstd), log);
-  await sessions.load((wire) => is_longwire(wire) ? longwire : mqtt);
   const { version } = manifest;
   const now_ms = Date.now;
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
@@ -294,7 +343,6 @@ async function serve(args: readonly string[]): Promise<void> {
     mqtt: listen_bridge(hub, mqtt, protocols.mqtt, busy_packet),
     longwire: listen_bridge(hub, longwire, protocols.longwire, busy_frame()),
   };
-  const stopping = { is_stopping: () => is_stopping || drain.is_draining };
   const listeners = listen(config, hub, mqtt, longwire);
   const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
   const describe = () => ({
@@ -311,17 +359,9 @@ async function serve(args: readonly string[]): Promise<void> {
   const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
   const receipts = new Receipts(sessions, reactor);
   const devices = new Devices(sessions, router, hub);
-  const read_page = (name: string) =>
-    Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url));
-  const bridged = { ...stopping, open_bridge };
+  const bridged = { is_stopping: () => is_stopping || drain.is_draining, open_bridge };
   const context = { ...shown, devices, receipts, read_page, log, now_ms, ...bridged };
-  const { cors_origins } = config;
-  const guarded = { cors_origins, is_open: auth === null, refused };
-  const handler = guard(make_handler(context), guarded);
-  const http = listen_http(config, handler);
-  const https = await listen_https(config, front, handler);
-  const web = { http: startup.address_of(http), https: https?.address };
-  const listening = { ...listeners, ...web };
+  const web = await serve_web(config, context, front, auth === null);
   const running = hub.run();
   console.log(startup.started_text({
     version,
@@ -332,23 +372,27 @@ async function serve(args: readonly string[]): Promise<void> {
     connections_max: reactor.connections_max,
     zstd,
     data: store.shared === undefined ? config.data : "NATS",
-    listening,
+    listening: { ...listeners, ...web.listening },
     deno: startup.deno_command(Deno.execPath(), Deno.version.deno),
   }));
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
   sys.stop();
   opened.stop();
-  const close_http = async () => {
-    receipts.stop();
-    end_event_streams(context);
-    end_json_sockets(context);
-    front?.close();
-    await Promise.all([http?.shutdown(), https?.server.shutdown()]);
-  };
-  const parts = { reactor, hub, sessions, store, log, close_http, running };
+  const parts = { reactor, hub, sessions, store, log, close_http: web.close, running };
   await shut_down(parts, config.shutdown_timeout_s * 1000);
   await cluster?.close();
+}
+
+function make_log({ log_level: level }: Config): Log {
+  const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
+  const format = Deno.stderr.isTerminal() ? "text" : "json";
+  return new Log({ level, format, write, now_ms: Date.now });
+}
+
+/** @param name of a file that the documentation page is made of */
+function read_page(name: string): Uint8Array<ArrayBuffer> {
+  return Deno.readFileSync(new URL(`routes/page/${name}`, import.meta.url));
 }
 
 function is_there(path: string): boolean {
