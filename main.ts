@@ -5,6 +5,7 @@
 import * as zlib from "node:zlib";
 import { run_pub, run_sub } from "./core/client/commands.ts";
 import { run_devices } from "./core/client/devices.ts";
+import { run_fds } from "./core/client/fds.ts";
 import { run_token } from "./core/client/token.ts";
 import { type Code, codes } from "./core/codes.ts";
 import type { Joining } from "./core/cluster/join.ts";
@@ -14,6 +15,7 @@ import { type Config, ConfigError, parse_command, parse_config } from "./core/co
 import { busy_frame, LongwireDriver } from "./core/device_longwire.ts";
 import { busy_packet, MqttDriver } from "./core/device_mqtt.ts";
 import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts";
+import { Descriptors } from "./core/descriptors.ts";
 import { Drain } from "./core/drain.ts";
 import { Devices } from "./core/devices.ts";
 import { type Driver, Hub } from "./core/hub.ts";
@@ -359,8 +361,10 @@ async function serve(args: readonly string[]): Promise<void> {
   const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
   const receipts = new Receipts(sessions, reactor);
   const devices = new Devices(sessions, router, hub);
+  const descriptors = new Descriptors(() => reactor.descriptors(), now_ms);
+  metrics.add_descriptors(descriptors);
   const bridged = { is_stopping: () => is_stopping || drain.is_draining, open_bridge };
-  const context = { ...shown, devices, receipts, read_page, log, now_ms, ...bridged };
+  const context = { ...shown, descriptors, devices, receipts, read_page, log, now_ms, ...bridged };
   const web = await serve_web(config, context, front, auth === null);
   const running = hub.run();
   console.log(startup.started_text({
@@ -475,6 +479,8 @@ async function main(): Promise<number> {
         return await run_token(command.args);
       case "devices":
         return await run_devices(command.args);
+      case "fds":
+        return await run_fds(command.args);
       case "doctor":
         return await examine_machine(command.args);
       case "backup":

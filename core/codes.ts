@@ -95,6 +95,7 @@ const rows = {
   status_replayed: [84, "The status is not newer than the last of its node", 409, 0x80, 0, false],
   secret_replayed: [85, "The resume secret is of an earlier connection", 409, 0x87, 5, true],
   tls_rekey: [63, "The kernel does not change the key of a TLS connection", 503, 0x88, 3, true],
+  not_on_this_system: [90, "The system of this node cannot say", 501, 0x80, 0, false],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

@@ -110,6 +110,7 @@ export const commands = [
   { name: "sub", help: "print the messages of a topic filter" },
   { name: "token", help: "make a token with a key: who may publish and subscribe where" },
   { name: "devices", help: "list the devices of a service, or let one go" },
+  { name: "fds", help: "show what a service has open, and what of it nobody holds" },
   { name: "doctor", help: "check what this machine can do and what stands in the way" },
   {
     name: "backup",

@@ -156,6 +156,10 @@ export const limits = Object.freeze({
   keys_timeout_ms: 5_000,
   /** Devices of one page of GET /v1/devices. */
   devices_page_max: 1000,
+  /** How long a scan of the descriptors is good enough for metrics. */
+  descriptors_age_ms: 10_000,
+  /** A descriptor that looks wrong is looked at again after this. */
+  descriptors_confirm_ms: 100,
   /** Tenants that the service knows at once. */
   tenants_max: 1 << 14,
   /** Tenants that have a label of their own in metrics; the others share one. */

@@ -3,6 +3,7 @@
  * numbers names when somebody asks, so that counting costs nothing.
  */
 import { Counter, Gauge, Registry } from "prom-client";
+import type { DescriptorReport, Descriptors } from "./descriptors.ts";
 import type { Reactor } from "../ffi/reactor.ts";
 import type { AuthCounts } from "./auth.ts";
 import type { Breaker } from "./cluster/breaker.ts";
@@ -16,7 +17,8 @@ import type { Store } from "./store/mod.ts";
 import type { Tenants, Usage } from "./tenant.ts";
 
 /** Reads one value, or values by label. */
-type Read = () => number | [labels: Record<string, string>, value: number][];
+type Value = number | [labels: Record<string, string>, value: number][];
+type Read = () => Value | Promise<Value>;
 
 export interface MetricsParts {
   readonly reactor: Reactor;
@@ -69,6 +71,33 @@ export class Metrics {
     this.#counter("prometheus_failures", "Questions not answered", () => source.failures);
   }
 
+  /** Read from the system at a scrape, when the last scan is old. */
+  add_descriptors(descriptors: Descriptors): void {
+    const rows = async (
+      read: (found: DescriptorReport) => [Record<string, string>, number][],
+    ) => {
+      const found = await descriptors.recent();
+      return found === undefined ? [] : read(found);
+    };
+    this.#gauge(
+      "descriptors",
+      "Open descriptors of the process, by kind",
+      () => rows(({ kinds }) => Object.entries(kinds).map(([kind, count]) => [{ kind }, count])),
+      ["kind"],
+    );
+    this.#gauge(
+      "descriptors_lost",
+      "Connections that the reactor does not hold, and what it holds and is not open",
+      () => {
+        return rows(({ leaked, missing }) => [
+          [{ how: "leaked" }, leaked],
+          [{ how: "missing" }, missing],
+        ]);
+      },
+      ["how"],
+    );
+  }
+
   add_cluster({ node, relay }: ClusterCounts, router: Router): void {
     this.#gauge("cluster_members", "Members in this node's view", () => node.view.members.size);
     this.#gauge("cluster_view", "Number of this node's view", () => node.view.number);
@@ -105,8 +134,8 @@ export class Metrics {
       help,
       labelNames: labels,
       registers: [this.#registry],
-      collect() {
-        const value = read();
+      async collect() {
+        const value = await read();
         if (typeof value === "number") this.set(value);
         else for (const [label, each] of value) this.set(label, each);
       },
@@ -119,8 +148,8 @@ export class Metrics {
       help,
       labelNames: labels,
       registers: [this.#registry],
-      collect() {
-        const value = read();
+      async collect() {
+        const value = await read();
         this.reset();
         if (typeof value === "number") this.inc(value);
         else for (const [label, each] of value) this.inc(label, each);

@@ -71,6 +71,14 @@ static void backend_shut(struct io_thread *t) {
   free(b);
 }
 
+static uint32_t backend_fds(const struct io_thread *t, int *fds) {
+  const struct backend *b = t->backend;
+  fds[0] = b->epoll_fd;
+  fds[1] = b->wakeup.read_fd;
+  fds[2] = __atomic_load_n(&b->reserve_fd, __ATOMIC_RELAXED);
+  return 3;
+}
+
 static void backend_wake(struct io_thread *t) { wakeup_ring(&t->backend->wakeup); }
 
 static int backend_listen(struct io_thread *t, uint32_t index) {

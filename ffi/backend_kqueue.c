@@ -94,6 +94,13 @@ static void backend_shut(struct io_thread *t) {
   free(b);
 }
 
+static uint32_t backend_fds(const struct io_thread *t, int *fds) {
+  const struct backend *b = t->backend;
+  fds[0] = b->kqueue_fd;
+  fds[1] = __atomic_load_n(&b->reserve_fd, __ATOMIC_RELAXED);
+  return 2;
+}
+
 static void backend_wake(struct io_thread *t) {
   struct kevent trigger = kevent_of(0, EVFILT_USER, 0, DATA_WAKEUP);
   trigger.fflags = NOTE_TRIGGER;

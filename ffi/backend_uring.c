@@ -188,6 +188,16 @@ static void backend_shut(struct io_thread *t) {
   free(b);
 }
 
+static uint32_t backend_fds(const struct io_thread *t, int *fds) {
+  const struct backend *b = t->backend;
+  fds[0] = b->wakeup.read_fd;
+  fds[1] = b->tables.signal_fd;
+  uint32_t count = 2;
+  uint32_t tables = __atomic_load_n(&b->tables.count, __ATOMIC_ACQUIRE);
+  for (uint32_t i = 0; i < tables; i++) fds[count++] = b->tables.at[i]->ring.fd;
+  return count;
+}
+
 static void backend_wake(struct io_thread *t) { wakeup_ring(&t->backend->wakeup); }
 
 /* Multishot polls report edges: the counter of the eventfd need never be read. */

@@ -53,7 +53,7 @@ static struct connection *slot_take(struct io_thread *t) {
   }
   struct connection *c = connection_at(t, t->slot_count);
   *c = (struct connection){.slot = t->slot_count, .generation = 1, .fd = -1};
-  t->slot_count++;
+  __atomic_store_n(&t->slot_count, t->slot_count + 1, __ATOMIC_RELEASE); /* the host looks */
   return c;
 }
 

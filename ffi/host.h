@@ -455,8 +455,10 @@ int lw_listen(struct lw_reactor *r, const struct lw_listen_options *o) {
   if (port < 0) return port;
   set_port(&address, port);
   struct listener *l = &r->listeners[index];
-  *l = (struct listener){
-      .protocol = (uint8_t)o->protocol, .tls = (uint8_t)o->tls, .flags = (uint8_t)o->flags};
+  *l = (struct listener){.port = (uint16_t)port,
+                         .protocol = (uint8_t)o->protocol,
+                         .tls = (uint8_t)o->tls,
+                         .flags = (uint8_t)o->flags};
   set_busy(l, o);
   uint32_t made = 0;
   for (; made < r->thread_count; made++) {
@@ -555,6 +557,8 @@ int lw_layout(uint32_t *out, int n) {
       sizeof(struct lw_peer),
       sizeof(struct lw_tls_options),
       sizeof(struct lw_network),
+      sizeof(struct lw_fds),
+      sizeof(struct lw_fd),
   };
   int count = (int)(sizeof layout / sizeof layout[0]);
   for (int i = 0; i < count && i < n; i++) out[i] = layout[i];

@@ -15,6 +15,7 @@
  *   backend_end_write(t, c)            shutdown(SHUT_WR), when all is sent
  *   backend_close(t, c)                closes the descriptor, deferred, then calls closed()
  *   backend_address(t, c)              finds c->peer_* and calls addressed(), at once or later
+ *   backend_fds(t, fds)                from the host: what it has opened for itself
  *
  * and calls back, on its thread:
  *
@@ -57,6 +58,8 @@
 #define SLOTS_PER_CHUNK 1024u
 #define SLOT_CHUNKS_MAX (1u << 14) /* 16,777,216 slots: 24 bits */
 #define LISTENERS_MAX 8u
+/* Descriptors of one backend that are no connections' and no listeners'. */
+#define BACKEND_FDS_MAX 160u
 #define READ_BYTES (64u << 10)
 /* What one connection may bring in one turn before the others have theirs. */
 #define READ_TURN_BYTES (256u << 10)
@@ -161,6 +164,7 @@ struct slot_list {
 };
 
 struct listener {
+  uint16_t port;
   uint8_t protocol;
   uint8_t tls;   /* 0 = none; else 1 + context */
   uint8_t flags; /* enum lw_listen_flags */
@@ -268,6 +272,8 @@ static void backend_flush(struct io_thread *t, struct connection *c);
 static void backend_end_write(struct io_thread *t, struct connection *c);
 static void backend_close(struct io_thread *t, struct connection *c);
 static void backend_address(struct io_thread *t, struct connection *c);
+/* From the host: the backend's own descriptors, at most BACKEND_FDS_MAX; returns how many. */
+static uint32_t backend_fds(const struct io_thread *t, int *fds);
 static const char *backend_name(void);
 
 /* The reactor's side. */

@@ -28,6 +28,8 @@
 #include "tls_none.h"
 #endif
 
+#include "descriptors.h"
+
 static void closed(struct io_thread *t, struct connection *c) {
   c->flags |= DESCRIPTOR_GONE;
   c->fd = -1;

@@ -372,6 +372,53 @@ struct lw_network {
   uint8_t address[16];
 };
 
+/* What a descriptor is (proc(5)). */
+enum lw_fd_kind {
+  LW_FD_SOCKET,
+  LW_FD_FILE,
+  LW_FD_PIPE,
+  LW_FD_EVENTFD,
+  LW_FD_EPOLL,
+  LW_FD_IO_URING,
+  LW_FD_TIMERFD,
+  LW_FD_SIGNALFD,
+  LW_FD_INOTIFY,
+  LW_FD_MEMORY,
+  LW_FD_DEVICE,
+  LW_FD_OTHER,
+  LW_FD_KINDS, /* how many there are */
+};
+
+enum lw_fd_role {
+  LW_FD_STRANGER, /* open, and not the reactor's: its host's */
+  LW_FD_LEAKED,   /* a connection of a listener of the reactor's, which does not hold it */
+  LW_FD_MISSING,  /* the reactor holds it, and it is not open: somebody else closed it */
+};
+
+/* Descriptors of this process, without 0 to 2 and the one that reads them. */
+struct lw_fds {
+  uint32_t size; /* sizeof(struct lw_fds) */
+  uint32_t open;
+  uint32_t held;   /* of those, by the reactor */
+  uint32_t direct; /* connections whose descriptor is io_uring's alone: not among `open` */
+  uint32_t strangers;
+  uint32_t leaked;
+  uint32_t missing;
+  uint32_t deleted; /* files without a name: neither held nor strangers, and of no kind */
+  uint32_t listed;  /* struct lw_fd that were written */
+  uint32_t kinds[LW_FD_KINDS];
+  uint32_t zero[3];
+  uint64_t scan_ns; /* for reading the numbers */
+  uint64_t total_ns;
+};
+
+struct lw_fd {
+  uint32_t fd;
+  uint16_t kind;
+  uint16_t role;
+  char target[120]; /* NUL-terminated, cut to fit */
+};
+
 struct lw_reactor;
 
 /* Sizes of the structs above in order of appearance, for the host to check: lw_layout(out, n)
@@ -459,5 +506,12 @@ int lw_kernel_tls(char *why, int size);
  * Returns the bytes written, 0 when there is no certificate, or -ESTALE for a stale handle. */
 int lw_peer_certificate(struct lw_reactor *reactor, uint32_t conn, uint32_t generation, char *out,
                         size_t size);
+
+/* Compares the descriptors that the kernel says are open with those that the reactor holds, and
+ * lists what it does not hold, list_max at most, of which strangers take up to half. Takes a
+ * microsecond for each descriptor: call it from a thread of its own, while the host goes on. A
+ * connection that comes or goes meanwhile may look leaked: ask again. Returns 0 or -errno; -EBUSY:
+ * a scan is under way; -ENOSYS: not here. */
+int lw_fds(struct lw_reactor *reactor, struct lw_fds *out, struct lw_fd *list, uint32_t list_max);
 
 #endif

@@ -5,6 +5,7 @@
  * was given it.
  */
 
+import { type DescriptorScan, read_scan, row_bytes, scan_bytes } from "./descriptors.ts";
 import {
   type Network,
   pack_networks,
@@ -13,12 +14,19 @@ import {
   type PeerCertificate,
   type TlsOptions,
 } from "./tls.ts";
+export type { DescriptorKind, DescriptorRow, DescriptorScan } from "./descriptors.ts";
 export type { PeerCertificate } from "./tls.ts";
 
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
-const layout = [abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2224, 20, 24, 18];
+// deno-fmt-ignore
+const layout = [
+  abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2224, 20, 24, 18, scan_bytes,
+  row_bytes,
+];
+/** Descriptors that one scan lists. */
+const scan_rows_max = 512;
 
 const event_header_bytes = 24;
 const command_bytes_max = 4 << 20;
@@ -52,6 +60,7 @@ const symbols = {
     parameters: ["pointer", "u32", "u32", "buffer", "usize"],
     result: "i32",
   },
+  lw_fds: { parameters: ["pointer", "buffer", "buffer", "u32"], result: "i32", nonblocking: true },
 } as const;
 
 /** No connection: for publishes that leave nobody out. */
@@ -300,6 +309,11 @@ export interface OwnReactor extends Reactor {
   kernel_tls_problem(): string | undefined;
   /** Whose PROXY headers are believed; before the first listen(). */
   trust_proxies(networks: readonly Network[]): void;
+  /**
+   * What the process has open beside what the reactor holds; one at a time, and what comes or goes
+   * meanwhile may look leaked. Throws ReactorError: ENOSYS where there is no /proc.
+   */
+  descriptors(): Promise<DescriptorScan>;
 }
 
 /** Certificates cannot be used; the message says why, and begins small. */
@@ -377,6 +391,7 @@ class NativeReactor implements OwnReactor {
   readonly #batches: Uint32Array;
   readonly #stats = new BigUint64Array(stat_names.length + 2 * code_count);
   #waiting: Promise<unknown> = Promise.resolve();
+  #scanning: Promise<unknown> = Promise.resolve();
   /** False = no device has been asked for a certificate. */
   #asks_certificates = false;
 
@@ -461,6 +476,15 @@ class NativeReactor implements OwnReactor {
 
   wake(): void {
     this.#call.lw_wake(this.#handle);
+  }
+
+  async descriptors(): Promise<DescriptorScan> {
+    const raw = new Uint8Array(scan_bytes);
+    const rows = new Uint8Array(scan_rows_max * row_bytes);
+    const scan = this.#call.lw_fds(this.#handle, raw, rows, scan_rows_max);
+    this.#scanning = scan;
+    check("lw_fds", await scan);
+    return read_scan(raw, rows);
   }
 
   /** Starts a record of at most `bytes_max`; answers its first word's index. */
@@ -675,7 +699,7 @@ class NativeReactor implements OwnReactor {
   close(): void {
     this.wake();
     // The parked wait() still runs in the library: it must return before the memory goes.
-    void this.#waiting.then(() => {
+    void Promise.all([this.#waiting, this.#scanning]).then(() => {
       this.#call.lw_close(this.#handle);
       this.#library.close();
     });

@@ -102,7 +102,8 @@ static inline int table_open(struct tables *all, uint32_t receive_bytes) {
     table_free(table);
     return error;
   }
-  all->at[all->count++] = table;
+  all->at[all->count] = table;
+  __atomic_store_n(&all->count, all->count + 1, __ATOMIC_RELEASE); /* the host looks */
   return 0;
 }
 

@@ -4,6 +4,7 @@
 import type { ClusterNode } from "../core/cluster/ownership.ts";
 import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
+import type { Descriptors } from "../core/descriptors.ts";
 import type { Devices } from "../core/devices.ts";
 import type { Gate } from "../core/gate.ts";
 import type { Log } from "../core/log.ts";
@@ -23,6 +24,7 @@ export interface Context {
   readonly gate: Gate;
   /** null = this node is alone. */
   readonly cluster: ClusterNode | null;
+  readonly descriptors: Descriptors;
   readonly devices: Devices;
   readonly router: Router;
   readonly store: Store;

@@ -295,6 +295,17 @@ const operate: Readonly<Record<string, Operation>> = {
     answers: { "202": json("It has begun", object({ node: text, draining: flag })) },
     errors: ["forbidden", "not_found"],
   },
+  "GET /v1/fds": {
+    id: "descriptors",
+    tag: "Operate",
+    summary: "What the process has open, beside what the reactor holds",
+    description: "`leaked` are connections of its listeners that the reactor does not hold, " +
+      "`missing` what it holds and is not open: both in two scans. `strangers` are the rest, the " +
+      "runtime's own and HTTP's. `direct` are connections that take no descriptor (io_uring).",
+    parameters: [],
+    answers: { "200": json("The scan", ref("Descriptors")) },
+    errors: ["forbidden", "not_on_this_system"],
+  },
   "GET /healthz": {
     id: "healthz",
     tag: "Operate",

@@ -10,7 +10,7 @@ import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
 import { history } from "./history.ts";
 import { json_socket } from "./json_socket.ts";
-import { healthz, metrics, readyz } from "./operations.ts";
+import { descriptors, healthz, metrics, readyz } from "./operations.ts";
 import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
 import { push } from "./push.ts";
@@ -60,6 +60,7 @@ export const routes: readonly Route[] = [
   },
   { method: "GET", path: "/v1/nodes", permission: "operate", handler: nodes },
   { method: "POST", path: "/v1/nodes/{id}/drain", permission: "operate", handler: drain_node },
+  { method: "GET", path: "/v1/fds", permission: "operate", handler: descriptors },
   { method: "GET", path: "/healthz", permission: "public", handler: healthz },
   { method: "GET", path: "/readyz", permission: "public", handler: readyz },
   { method: "GET", path: "/metrics", permission: "operate", handler: metrics },

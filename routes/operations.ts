@@ -1,7 +1,7 @@
 /** What operators and their machines ask: is it alive, is it ready, how is it. */
 import type { Call, Context } from "./context.ts";
 import { refuse } from "./problem.ts";
-import { codes } from "../core/codes.ts";
+import { codes, Refusal } from "../core/codes.ts";
 
 /** GET /healthz: the process answers. */
 export function healthz(): Response {
@@ -20,4 +20,14 @@ export function readyz(_call: Call, context: Context): Response {
 export async function metrics(_call: Call, context: Context): Promise<Response> {
   const text = await context.metrics.text();
   return new Response(text, { headers: { "content-type": context.metrics.content_type } });
+}
+
+/** GET /v1/fds: what the process has open, and what of it nobody holds. */
+export async function descriptors(_call: Call, context: Context): Promise<Response> {
+  try {
+    return Response.json(await context.descriptors.report());
+  } catch (error) {
+    const detail = `Cannot read /proc/self/fd: ${(error as Error).message}`;
+    throw new Refusal(codes.not_on_this_system, detail);
+  }
 }

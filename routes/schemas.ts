@@ -3,6 +3,7 @@ import { codes } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
 import { flag, integer, object, ref, type Schema, text } from "./operation.ts";
 
+const count: Schema = { type: "integer", minimum: 0 };
 const offset: Schema = { type: "integer", minimum: 0 };
 const time: Schema = { type: "string", format: "date-time" };
 const nullable_text: Schema = { type: ["string", "null"] };
@@ -80,6 +81,26 @@ export const schemas: Readonly<Record<string, Schema>> = {
     messages: { type: "array", items: ref("Message") },
     next: nullable_text,
     gap: flag,
+  }),
+  Descriptors: object({
+    time,
+    ...Object.fromEntries(
+      ["open", "held", "direct", "strangers", "leaked", "missing", "deleted"].map((name) => {
+        return [name, count];
+      }),
+    ),
+    kinds: { type: "object", additionalProperties: count },
+    scan_us: { type: "number" },
+    total_us: { type: "number" },
+    rows: {
+      type: "array",
+      items: object({
+        fd: count,
+        role: { enum: ["stranger", "leaked", "missing"] },
+        kind: text,
+        target: text,
+      }),
+    },
   }),
   Receipt: {
     ...object({

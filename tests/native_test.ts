@@ -89,6 +89,14 @@ for (const [backend, variants] of Object.entries(backends)) {
   }
 }
 
+for (const backend of Deno.build.os === "linux" ? ["epoll", "uring"] : []) {
+  const parts = backend_parts(backend);
+  const flags = [...sanitizers.address, ...parts.flags];
+  const how = { variant: `${backend}_address`, compilers: any_compiler, ...parts, flags };
+  const name = `lost descriptors are found on ${backend}, seed ${seed}`;
+  await native_test(name, { program: "descriptors", ...how }, [seed], 60);
+}
+
 if (Deno.build.os === "linux") {
   // Tables so small that threads need several; ThreadSanitizer sees who rings at which ring.
   const parts = backend_parts("uring");

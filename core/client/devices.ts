@@ -1,5 +1,6 @@
 /** `longwire devices`: asks a service over HTTP which devices it has, or to let one go. */
 import type { DeviceJson, DevicePage, ListenerJson } from "../devices.ts";
+import { ask, http_url } from "./http.ts";
 import { take_apart, UsageError } from "./options.ts";
 import { plain, print, say, status, token_from, with_usage } from "./terminal.ts";
 
@@ -43,16 +44,13 @@ export function parse_devices(args: readonly string[]): DevicesOptions {
   );
   const [id = "", extra] = words;
   if (extra !== undefined) throw new UsageError(`Cannot use "${extra}": devices takes one id`);
-  const url = values.get("url") ?? "http://127.0.0.1:8080";
-  if (URL.parse(url)?.protocol.startsWith("http") !== true) {
-    throw new UsageError(`Cannot use --url "${url}": it must be like http://127.0.0.1:8080`);
-  }
+  const url = http_url(values.get("url"));
   const kick = flags.has("kick") || flags.has("forget");
   if (kick && id === "") throw new UsageError("Cannot let a device go: name it");
   const prefix = values.get("prefix");
   return {
     id,
-    url: url.replace(/\/$/, ""),
+    url,
     token: values.get("token") ?? "",
     query: {
       ...(flags.has("connected") ? { connected: "true" } : {}),
@@ -63,15 +61,6 @@ export function parse_devices(args: readonly string[]): DevicesOptions {
     forget: flags.has("forget"),
     json: flags.has("json"),
   };
-}
-
-/** One call. Throws an Error that says why not. */
-async function ask(url: string, token: string, method: string): Promise<unknown> {
-  const headers: Record<string, string> = token === "" ? {} : { authorization: `Bearer ${token}` };
-  const response = await fetch(url, { method, headers });
-  const body = await response.json();
-  if (response.ok) return body;
-  throw new Error(body.detail ?? `the service answers ${response.status}`);
 }
 
 /** One line for a person. Control characters would be commands to the terminal. */

@@ -28,7 +28,7 @@ export interface RunOptions {
 
 /** Runs a command of main.ts with the permissions of its task. */
 export function run_main(args: readonly string[], options: RunOptions = {}): Program {
-  const task = ["pub", "sub", "token", "devices"].includes(args[0]) ? "longwire" : "start";
+  const task = ["pub", "sub", "token", "devices", "fds"].includes(args[0]) ? "longwire" : "start";
   return new Program(Deno.execPath(), [...task_args(task), ...args], {
     cwd: root,
     env: { ...own_settings, NO_COLOR: "1", ...options.env },
