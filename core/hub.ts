@@ -156,6 +156,7 @@ export class Hub implements ReactorHandler {
     this.#replayer = new Replayer(reactor, router, log, keep, on_gap, on_live);
     this.shared = new SharedSubscriptions(router, sessions, log);
     router.session_of = (id) => sessions.get(id);
+    sessions.may_write = (id) => this.ownership?.may_write(id) ?? true;
     sessions.on_end = (id) => this.ownership?.release(id);
     this.#presence = new Presence(router, router.now_ms);
   }
@@ -166,6 +167,7 @@ export class Hub implements ReactorHandler {
       const until_ms = performance.now() + slice_ms;
       let events: number;
       do {
+        this.ownership?.check();
         events = this.reactor.poll(this, until_ms);
         this.router.end_turn();
       } while (events > 0 && performance.now() < until_ms);
@@ -271,7 +273,7 @@ export class Hub implements ReactorHandler {
       }
       this.router.schedule_turn();
     };
-    ownership.claim(id, takes_over).then(() => this.sessions.fetch(id))
+    ownership.claim(id, takes_over)
       .then(() => go_on(() => this.#own(handshake)), (error) =>
         go_on(() => {
           throw error;
@@ -287,6 +289,11 @@ export class Hub implements ReactorHandler {
     if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
     this.#successors.set(present, handshake);
     this.close(present, codes.taken_over);
+  }
+
+  /** This node is to own a session that another one may have owned. */
+  adopt(id: string, is_current: () => boolean): Promise<void> {
+    return this.sessions.fetch(id, is_current);
   }
 
   /** Lets another node have a session; false = it is connected, and not to be taken over. */
@@ -673,6 +680,6 @@ export class Hub implements ReactorHandler {
     const successor = this.#successors.get(session);
     if (successor === undefined) return;
     this.#successors.delete(session);
-    this.#grant(successor);
+    this.#own(successor); // another node may own the session by now
   }
 }

@@ -3,6 +3,7 @@
  * Invariant: what a device was told of its session (subscriptions, exchanges that are open) is in
  * the store before it is told, unless the session is transient.
  */
+import { codes, Refusal } from "./codes.ts";
 import { expiry_never_s, type PublishAnswers, Session, type Wire } from "./session.ts";
 import { in_slices, write_dirty } from "./dirty.ts";
 import type { Exchange, Will } from "./session.ts";
@@ -39,8 +40,10 @@ export class Sessions {
   /** Publishes the will of a connection that is gone. */
   on_will: (session: Session, will: Will) => void = () => {};
   groups: Groups | null = null;
-  /** Told when there is no session of an id any more. */
+  /** Told when there is neither a session nor a row of an id any more. */
   on_end: (id: string) => void = () => {};
+  /** Whether the row of a session is this node's to write. */
+  may_write: (id: string) => boolean = () => true;
   /** Sessions somebody waits for, and who is told that one has acknowledged more, or has ended. */
   readonly awaited = new Set<Session>();
   on_progress: (session: Session) => void = () => {};
@@ -60,6 +63,8 @@ export class Sessions {
   readonly #changed = new Set<Session>();
   /** Ids of rows that could not be deleted. */
   readonly #undeleted = new Set<string>();
+  /** Rows that are being deleted: the last call for each. */
+  readonly #deleting = new Map<string, Promise<void>>();
   /** Offline sessions that end, or whose will is due, at some time: by tick. */
   readonly #alarms = new Map<number, Set<Session>>();
   /** Ticks before this one have passed. */
@@ -114,11 +119,11 @@ export class Sessions {
     this.groups?.prune();
   }
 
-  /** Reads a session that another node may have owned before this one. */
-  async fetch(id: string): Promise<void> {
+  /** Reads a session that another node may have owned before this one, and still may. */
+  async fetch(id: string, is_current: () => boolean): Promise<void> {
     if (this.store.shared === undefined || this.#by_id.has(id)) return;
     const stored = await this.store.shared.session(id);
-    if (stored === undefined || this.#by_id.has(id)) return;
+    if (stored === undefined || this.#by_id.has(id) || !is_current()) return;
     const session = session_of(stored, this.#answers_of, this.now_ms(), this.store.head);
     this.#by_id.set(id, session);
     this.subscriptions += session.subscription_count;
@@ -142,6 +147,7 @@ export class Sessions {
     this.subscriptions = 0;
     this.#moved.clear();
     this.#changed.clear();
+    this.#undeleted.clear();
     this.#alarms.clear();
   }
 
@@ -196,6 +202,7 @@ export class Sessions {
     session.stored = true;
     this.#undeleted.delete(session.id); // this row takes the place of that one
     try {
+      if (!this.may_write(session.id)) throw new Refusal(codes.fenced);
       const written = this.store.put_session(stored_session(session));
       if (written instanceof Promise) written.catch(() => this.changed(session));
       return written;
@@ -216,9 +223,14 @@ export class Sessions {
     if (session.stored) this.#delete(session);
     this.groups?.forget(session);
     this.#publish_will(session);
-    const { id } = session;
+    this.#ended(session.id);
+  }
+
+  /** Another node may have the id from then on: it must not meet what this one still does to it. */
+  #ended(id: string): void {
     queueMicrotask(() => {
-      if (!this.#by_id.has(id)) this.on_end(id);
+      const is_there = this.#by_id.has(id) || this.#undeleted.has(id) || this.#deleting.has(id);
+      if (!is_there) this.on_end(id);
     });
   }
 
@@ -291,7 +303,18 @@ export class Sessions {
 
   #delete(session: Session): void {
     session.stored = false;
-    this.delete_record(session.id);
+    const { id } = session;
+    this.#background(() => this.#delete_row(id), () => this.#undeleted.add(id));
+  }
+
+  #delete_row(id: string): Soon<void> {
+    const deleted = this.store.delete_session(id);
+    if (!(deleted instanceof Promise)) return this.#ended(id);
+    const done: Promise<void> = deleted.finally(() => {
+      if (this.#deleting.get(id) === done) this.#deleting.delete(id);
+    });
+    this.#deleting.set(id, done);
+    return done.then(() => this.#ended(id));
   }
 
   #is_over(session: Session): boolean {
@@ -364,7 +387,9 @@ export class Sessions {
   /** Writes what is out of date; what cannot be written stays so. */
   async flush(): Promise<void> {
     try {
-      await write_dirty(this.#undeleted, (id) => this.store.delete_session(id));
+      await write_dirty(this.#undeleted, (id) => {
+        return is_shared(id) || this.may_write(id) ? this.#delete_row(id) : undefined;
+      });
       await write_dirty(this.#changed, (session) => this.keep(session));
       // After the sessions: what a group has handed over is in one of them.
       for (const record of this.groups?.changes() ?? []) this.put_record(record);
@@ -376,6 +401,7 @@ export class Sessions {
 
   #put_cursor(session: Session): Soon<void> {
     if (session.transient || this.#by_id.get(session.id) !== session) return;
+    if (!this.may_write(session.id)) return;
     return this.store.put_cursor(session.id, session.cursor);
   }
 

@@ -3,8 +3,10 @@
  * in the view in which it was given, and says in every view what it holds before it takes any.
  */
 import { codes, Refusal } from "../codes.ts";
+import type { Membership } from "./membership.ts";
 import { no_view, type Ownership, Rendezvous, type SessionHolder, type View } from "./mod.ts";
-import type { Granted, HandOver } from "./registry.ts";
+import { type Clock, sleep } from "./clock.ts";
+import type { Announced, Granted, HandOver } from "./registry.ts";
 
 /** How this node speaks to registrars, itself among them. What cannot be reached throws. */
 export interface Registrars {
@@ -14,12 +16,17 @@ export interface Registrars {
     claims: readonly (readonly [id: string, takes_over: boolean])[],
   ): Promise<readonly Granted[]>;
   /** False = it is in another view. */
-  announce(node_id: string, view: number, ids: readonly string[], last: boolean): Promise<boolean>;
+  announce(
+    node_id: string,
+    view: number,
+    held: readonly Announced[],
+    last: boolean,
+  ): Promise<boolean>;
   release(node_id: string, released: readonly (readonly [string, number])[]): Promise<void>;
 }
 
 /** How long a device waits for its session, before it is told to come back later. */
-const claim_timeout_ms = 5000;
+export const claim_timeout_ms = 5000;
 const retry_ms = 20;
 const batch_ids = 1000;
 
@@ -38,6 +45,8 @@ export class Holdings implements Ownership {
   /** By id, the grant. */
   readonly #held = new Map<string, number>();
   readonly #pending = new Map<string, Pending>();
+  /** Held, and not read yet. */
+  readonly #arriving = new Set<string>();
   /** Held, and being handed over. */
   readonly #leaving = new Set<string>();
   /** Claims that no call is under way for, by registrar. */
@@ -47,12 +56,11 @@ export class Holdings implements Ownership {
   readonly #unannounced = new Set<string>();
   readonly #released = new Map<string, [id: string, grant: number][]>();
 
-  /** @param may_act false = this node's lease is over, by its own clock */
   constructor(
     readonly registrars: Registrars,
     readonly holder: SessionHolder,
-    readonly may_act: () => boolean,
-    readonly now_ms: () => number,
+    readonly membership: Pick<Membership, "may_act" | "check">,
+    readonly clock: Clock,
   ) {}
 
   get size(): number {
@@ -60,7 +68,16 @@ export class Holdings implements Ownership {
   }
 
   holds(id: string): boolean {
-    return this.#held.has(id) && !this.#leaving.has(id) && this.may_act();
+    return this.#held.has(id) && !this.#leaving.has(id) && !this.#arriving.has(id) &&
+      this.membership.may_act();
+  }
+
+  may_write(id: string): boolean {
+    return this.#held.has(id) && this.membership.may_act();
+  }
+
+  check(): void {
+    this.membership.check();
   }
 
   claim(id: string, takes_over: boolean): Promise<void> {
@@ -68,7 +85,7 @@ export class Holdings implements Ownership {
     const under_way = this.#pending.get(id);
     if (under_way !== undefined) return under_way.done.promise;
     const done = Promise.withResolvers<void>();
-    const ends_ms = this.now_ms() + claim_timeout_ms;
+    const ends_ms = this.clock.now_ms() + claim_timeout_ms;
     const pending = { id, takes_over, done, ends_ms, void_to: 0 };
     this.#pending.set(id, pending);
     this.#enqueue(pending);
@@ -78,13 +95,12 @@ export class Holdings implements Ownership {
   release(id: string): void {
     const grant = this.#held.get(id);
     if (grant === undefined) return;
-    this.#held.delete(id);
-    this.#unannounced.delete(id);
+    this.#drop(id);
     const registrar = this.#rendezvous.registrar_of(id);
     const released = this.#released.get(registrar);
     if (released !== undefined) return void released.push([id, grant]);
     this.#released.set(registrar, [[id, grant]]);
-    setTimeout(() => this.#tell_released(registrar), retry_ms);
+    this.clock.after(retry_ms, () => void this.#tell_released(registrar));
   }
 
   /** A new view: says what this node holds, to everyone, before it takes anything in it. */
@@ -109,6 +125,7 @@ export class Holdings implements Ownership {
   /** Forgets what it held: others may own it. */
   fence(): void {
     this.#held.clear();
+    this.#arriving.clear();
     this.#unannounced.clear();
     this.holder.fence();
   }
@@ -118,21 +135,27 @@ export class Holdings implements Ownership {
     if (view !== this.#view.number) return "again";
     const pending = this.#pending.get(id);
     if (pending !== undefined) pending.void_to = Math.max(pending.void_to, grant);
-    if (!this.#held.has(id)) return "done";
+    const held = this.#held.get(id);
+    if (held === undefined) return "done";
     if (this.#leaving.has(id)) return "again";
     this.#leaving.add(id);
     try {
       if (!await this.holder.hand_over(id, takes_over)) return "in_use";
-      this.#held.delete(id);
-      this.#unannounced.delete(id);
+      if (this.#held.get(id) === held) this.#drop(id);
       return "done";
     } finally {
       this.#leaving.delete(id);
     }
   }
 
+  #drop(id: string): void {
+    this.#held.delete(id);
+    this.#arriving.delete(id);
+    this.#unannounced.delete(id);
+  }
+
   #enqueue(pending: Pending): void {
-    if (this.now_ms() > pending.ends_ms) {
+    if (this.clock.now_ms() > pending.ends_ms) {
       this.#pending.delete(pending.id);
       const why = "The cluster cannot say who owns the session";
       pending.done.reject(new Refusal(codes.server_busy, why, 1000));
@@ -156,7 +179,7 @@ export class Holdings implements Ownership {
       const batch = queue.splice(0, batch_ids);
       const view = this.#view.number;
       let granted: readonly Granted[] = [];
-      if (this.may_act() && registrar !== "") {
+      if (this.membership.may_act() && registrar !== "") {
         try {
           const claims = batch.map(({ id, takes_over }) => [id, takes_over] as const);
           granted = await this.registrars.claim(registrar, view, claims);
@@ -166,7 +189,7 @@ export class Holdings implements Ownership {
       }
       const again = batch.filter((pending, index) => !this.#settle(pending, granted[index], view));
       if (again.length > 0) {
-        await new Promise((resolve) => setTimeout(resolve, retry_ms));
+        await sleep(this.clock, retry_ms);
         for (const pending of again) this.#enqueue(pending);
       }
     }
@@ -182,13 +205,29 @@ export class Holdings implements Ownership {
       pending.done.reject(new Refusal(codes.session_in_use));
       return true;
     }
-    if (view !== this.#view.number || granted.grant <= pending.void_to || !this.may_act()) {
+    if (
+      view !== this.#view.number || granted.grant <= pending.void_to || !this.membership.may_act()
+    ) {
       return false;
     }
     this.#pending.delete(pending.id);
     this.#held.set(pending.id, granted.grant);
-    pending.done.resolve();
+    void this.#adopt(pending, granted.grant);
     return true;
+  }
+
+  /** Who waits goes on when the session is there as the owner before left it. */
+  async #adopt({ id, done }: Pending, grant: number): Promise<void> {
+    const is_current = () => this.#held.get(id) === grant && !this.#leaving.has(id);
+    this.#arriving.add(id);
+    try {
+      await this.holder.adopt(id, is_current);
+      if (is_current()) this.#arriving.delete(id);
+      done.resolve();
+    } catch (error) {
+      if (is_current()) this.release(id);
+      done.reject(error);
+    }
   }
 
   async #announce(node_id: string, view: number): Promise<void> {
@@ -200,7 +239,9 @@ export class Holdings implements Ownership {
       try {
         let is_taken = true;
         for (let at = 0; is_taken && (at === 0 || at < ids.length); at += batch_ids) {
-          const part = ids.slice(at, at + batch_ids);
+          const part = ids.slice(at, at + batch_ids).map((id): Announced => {
+            return [id, this.#held.get(id) ?? 0];
+          });
           const is_last = at + batch_ids >= ids.length;
           is_taken = await this.registrars.announce(node_id, view, part, is_last);
         }
@@ -211,7 +252,7 @@ export class Holdings implements Ownership {
       } catch {
         // It may be gone, or does not know of the view yet.
       }
-      await new Promise((resolve) => setTimeout(resolve, retry_ms));
+      await sleep(this.clock, retry_ms);
     }
   }
 

@@ -43,10 +43,22 @@ export interface Ownership {
   claim(id: string, takes_over: boolean): Promise<void>;
   /** The session has ended. */
   release(id: string): void;
+  /**
+   * Whether this node may write the session's row: it owns it, or hands it over just now. Another
+   * node's row would be written over otherwise.
+   */
+  may_write(id: string): boolean;
+  /** Fences this node if it has lost its right to act: asked before anything is done in a turn. */
+  check(): void;
 }
 
 /** What a node does for those who own its sessions after it. */
 export interface SessionHolder {
+  /**
+   * Reads what the owner before this one left. `is_current`: whether this node is still the owner
+   * by the grant for which it reads; what it has read otherwise is out of date.
+   */
+  adopt(id: string, is_current: () => boolean): Promise<void>;
   /**
    * Ends the session's connection, writes it down and forgets it; false = it is connected, and was
    * not to be taken over.

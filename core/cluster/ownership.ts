@@ -4,9 +4,11 @@ import { codes, Refusal } from "../codes.ts";
 import { format_address } from "../address.ts";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
-import { etcd_client, Membership } from "./etcd.ts";
+import { system_clock } from "./clock.ts";
+import { etcd_client, EtcdDirectory } from "./etcd.ts";
 import { Status } from "./health.ts";
 import { Holdings } from "./holdings.ts";
+import { Membership } from "./membership.ts";
 import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
 import { type Handlers, Peers, PeerServer, type PeerTls } from "./peer.ts";
 import { Registry } from "./registry.ts";
@@ -30,9 +32,7 @@ export class ClusterNode {
   readonly #registry: Registry;
   readonly #peers: Peers;
   readonly #server: PeerServer;
-  readonly #joined = Promise.withResolvers<void>();
-  #membership: Membership | undefined;
-  #run = crypto.randomUUID();
+  readonly #membership: Membership;
   #peer = "";
   #said = "";
   #timer: ReturnType<typeof setInterval> | undefined;
@@ -45,38 +45,38 @@ export class ClusterNode {
     tls: PeerTls | undefined,
   ) {
     const { node_id } = options.config;
+    const { log, holder } = options;
+    const events = {
+      on_view: (view: View) => this.#on_view(view),
+      on_fenced: () => this.#holdings.fence(),
+    };
+    const directory = new EtcdDirectory(etcd);
+    const membership = new Membership(directory, () => this.#self(), events, log, system_clock);
+    this.#membership = membership;
     const handlers = this.#handlers();
-    this.#peers = new Peers(node_id, handlers, tls, (member) => this.#on_dead(member));
+    const on_dead = (member: Member) => this.#on_dead(member);
+    this.#peers = new Peers(node_id, () => membership.run, handlers, tls, on_dead);
     this.#registry = new Registry(node_id, this.#peers.ask_owner, Date.now() * 1000);
-    const now_ms = () => performance.now();
-    this.#holdings = new Holdings(this.#peers, options.holder, () => this.#may_act(), now_ms);
+    this.#holdings = new Holdings(this.#peers, holder, membership, system_clock);
     this.#server = new PeerServer(handlers);
     this.ownership = this.#holdings;
   }
 
   /** Becomes a member; answers when this node is one. */
   static async open(options: NodeOptions): Promise<ClusterNode> {
-    const { config, log } = options;
+    const { config } = options;
     const etcd = etcd_client(config.etcd);
     const tls = await tls_of(config);
     const node = new ClusterNode(options, etcd, await shared_secret(etcd), tls);
     const port = await node.#server.listen(config.peer, tls);
     node.#peer = format_address({ ...config.peer, port });
-    const events = {
-      on_view: (view: View) => node.#on_view(view),
-      on_fenced: () => {
-        node.#run = crypto.randomUUID();
-        node.#holdings.fence();
-      },
-    };
-    node.#membership = await Membership.join(etcd, () => node.#self(), events, log);
-    await node.#joined.promise;
+    await node.#membership.join();
     node.#timer = setInterval(() => node.#update().catch(() => node.#said = ""), update_ms);
     return node;
   }
 
   get view(): View {
-    return this.#membership!.view;
+    return this.#membership.view;
   }
 
   /** Where other nodes take devices, the emptiest first. */
@@ -89,7 +89,7 @@ export class ClusterNode {
   /** Sessions held, sessions whose owner this node names, and how often it has fenced itself. */
   counts(): { readonly held: number; readonly registered: number; readonly fenced: number } {
     const held = this.#holdings.size;
-    return { held, registered: this.#registry.size, fenced: this.#membership!.fenced };
+    return { held, registered: this.#registry.size, fenced: this.#membership.fenced };
   }
 
   /** @throws Refusal(not_found) */
@@ -102,55 +102,35 @@ export class ClusterNode {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#membership?.leave();
+    await this.#membership.leave();
     this.#peers.close();
     this.#server.close();
     this.etcd.close();
   }
 
-  #may_act(): boolean {
-    return this.#membership?.may_act() ?? false;
-  }
-
-  #self(): Member {
+  #self(): Omit<Member, "run"> {
     const { config, describe } = this.options;
     const { node_id, zone } = config;
-    return { node_id, run: this.#run, zone, peer: this.#peer, ...describe() };
+    return { node_id, zone, peer: this.#peer, ...describe() };
   }
 
   #on_view(view: View): void {
     this.#peers.set_view(view);
     this.#registry.set_view(view);
     this.#holdings.set_view(view);
-    const is_member = view.members.get(this.options.config.node_id)?.run === this.#run;
-    if (is_member) this.#joined.resolve();
   }
 
   #on_dead(member: Member): void {
     const { log } = this.options;
     log.warn("a node has died", { node: member.node_id });
-    this.#membership?.remove(member).catch((error) => {
+    this.#membership.remove(member).catch((error) => {
       log.error("cannot take a dead node away", { node: member.node_id, error: String(error) });
     });
   }
 
   #handlers(): Handlers {
     return {
-      Claim: async ({ node_id, view, claims }) => {
-        if (!this.#may_act()) throw new Error("this node is no member");
-        const granted = claims.map(([id, takes_over]) => {
-          return this.#registry.claim(view, node_id, id, takes_over);
-        });
-        return { granted: await Promise.all(granted) };
-      },
-      Announce: ({ node_id, view, ids, last }) => {
-        return { taken: this.#registry.announce(view, node_id, ids, last) };
-      },
-      Release: ({ node_id, released }) => {
-        for (const [id, grant] of released) this.#registry.release(node_id, id, grant);
-        return {};
-      },
-      HandOver: async (request) => ({ answer: await this.#holdings.hand_over(request) }),
+      ...session_handlers(this.#membership, () => this.#registry, () => this.#holdings),
       Drain: async () => {
         this.options.on_drain();
         this.#server.health.set(Status.not_serving);
@@ -164,8 +144,31 @@ export class ClusterNode {
     const text = JSON.stringify(this.#self());
     if (text === this.#said) return;
     this.#said = text;
-    await this.#membership?.update();
+    await this.#membership.update();
   }
+}
+
+/** What a node answers to others about sessions. */
+export function session_handlers(
+  membership: Pick<Membership, "may_act">,
+  registry: () => Registry,
+  holdings: () => Holdings,
+): Omit<Handlers, "Drain"> {
+  return {
+    Claim: async ({ claims, ...speaker }) => {
+      if (!membership.may_act()) throw new Error("this node is no member");
+      const granted = claims.map(([id, takes_over]) => registry().claim(speaker, id, takes_over));
+      return { granted: await Promise.all(granted) };
+    },
+    Announce: ({ held, last, ...speaker }) => {
+      return { taken: registry().announce(speaker, held, last) };
+    },
+    Release: ({ node_id, released }) => {
+      for (const [id, grant] of released) registry().release(node_id, id, grant);
+      return {};
+    },
+    HandOver: async (request) => ({ answer: await holdings().hand_over(request) }),
+  };
 }
 
 const secret_key = "longwire/secret";

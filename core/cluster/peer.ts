@@ -10,7 +10,7 @@ import { format_address } from "../address.ts";
 import { Health, health_service } from "./health.ts";
 import type { Registrars } from "./holdings.ts";
 import type { Member, View } from "./mod.ts";
-import type { AskOwner, Granted, HandOver } from "./registry.ts";
+import type { Announced, AskOwner, Granted, HandOver, Speaker } from "./registry.ts";
 
 /** Certificate files of a node, PEM. */
 export interface PeerTls {
@@ -26,11 +26,11 @@ const watch_retry_ms = 100;
 
 interface Messages {
   Claim: [
-    { node_id: string; view: number; claims: readonly (readonly [string, boolean])[] },
+    Speaker & { claims: readonly (readonly [string, boolean])[] },
     { granted: readonly Granted[] },
   ];
   Announce: [
-    { node_id: string; view: number; ids: readonly string[]; last: boolean },
+    Speaker & { held: readonly Announced[]; last: boolean },
     { taken: boolean },
   ];
   Release: [{ node_id: string; released: readonly (readonly [string, number])[] }, unknown];
@@ -220,6 +220,8 @@ export class Peers implements Registrars {
 
   constructor(
     readonly node_id: string,
+    /** Of this node, now. */
+    readonly run: () => string,
     readonly own: Handlers,
     tls: PeerTls | undefined,
     readonly on_dead: (member: Member) => void,
@@ -250,17 +252,17 @@ export class Peers implements Registrars {
     view: number,
     claims: readonly (readonly [string, boolean])[],
   ): Promise<readonly Granted[]> {
-    const request = { node_id: this.node_id, view, claims };
+    const request = { ...this.#speaker(view), claims };
     return (await this.#call(node_id, "Claim", request, call_timeout_ms)).granted;
   }
 
   async announce(
     node_id: string,
     view: number,
-    ids: readonly string[],
+    held: readonly Announced[],
     last: boolean,
   ): Promise<boolean> {
-    const request = { node_id: this.node_id, view, ids, last };
+    const request = { ...this.#speaker(view), held, last };
     return (await this.#call(node_id, "Announce", request, announce_timeout_ms)).taken;
   }
 
@@ -282,6 +284,10 @@ export class Peers implements Registrars {
   close(): void {
     for (const peer of this.#peers.values()) peer.close();
     this.#peers.clear();
+  }
+
+  #speaker(view: number): Speaker {
+    return { view, node_id: this.node_id, run: this.run() };
   }
 
   async #call<M extends Method>(

@@ -3,7 +3,7 @@
  * Invariant: in a view nobody is granted anything before every member has said what it holds, and
  * what was granted in an earlier view counts only if its owner has said so since. So an id never
  * has two owners, as long as a node that is no member any more acts as none: it fences itself
- * before its lease ends (etcd.ts).
+ * before its lease ends (membership.ts).
  */
 import { no_view, Rendezvous, type View } from "./mod.ts";
 
@@ -15,9 +15,22 @@ export type Granted =
   /** Ask again: in another view, or when the owner has answered. */
   | { readonly kind: "again" };
 
+/** What an owner holds, and by which grant, of this registrar or of one before it. */
+export type Announced = readonly [id: string, grant: number];
+
+/** Who says something, and which view it is in. */
+export interface Speaker {
+  readonly view: number;
+  readonly node_id: string;
+  readonly run: string;
+}
+
 interface Owner {
   readonly node_id: string;
+  /** Of this registrar. */
   readonly grant: number;
+  /** By which the owner has it. */
+  readonly held_by: number;
 }
 
 /** What a registrar asks an owner. */
@@ -67,20 +80,25 @@ export class Registry {
     this.#complete = Promise.withResolvers<void>();
   }
 
-  /** A member says what it holds of what this node names owners of. `is_last`: that was all. */
-  announce(view: number, node_id: string, ids: readonly string[], is_last: boolean): boolean {
-    if (view !== this.#view.number) return false;
-    for (const id of ids) this.#owners.set(id, { node_id, grant: ++this.#grant });
+  /**
+   * A member says what it holds of what this node names owners of. `is_last`: that was all, and
+   * what comes later is a call that was given up and made again, and is out of date by now.
+   */
+  announce(speaker: Speaker, held: readonly Announced[], is_last: boolean): boolean {
+    if (!this.#is_heard(speaker)) return false;
+    const { node_id } = speaker;
+    if (this.#announced.has(node_id)) return true;
+    for (const [id, held_by] of held) {
+      this.#owners.set(id, { node_id, grant: ++this.#grant, held_by });
+    }
     if (is_last) this.#announced.add(node_id);
     if (this.#announced.size === this.#view.members.size) this.#complete.resolve();
     return true;
   }
 
-  claim(view: number, node_id: string, id: string, takes_over: boolean): Promise<Granted> {
+  claim(speaker: Speaker, id: string, takes_over: boolean): Promise<Granted> {
     const before = this.#turns.get(id);
-    const turn = (before ?? Promise.resolve()).then(
-      () => this.#claim(view, node_id, id, takes_over),
-    );
+    const turn = (before ?? Promise.resolve()).then(() => this.#claim(speaker, id, takes_over));
     this.#turns.set(id, turn);
     return turn.finally(() => {
       if (this.#turns.get(id) === turn) this.#turns.delete(id);
@@ -90,13 +108,19 @@ export class Registry {
   /** The owner has no such session any more; a later grant of the same node is not meant. */
   release(node_id: string, id: string, grant: number): void {
     const owner = this.#owners.get(id);
-    if (owner?.node_id === node_id && owner.grant === grant) this.#owners.delete(id);
+    if (owner?.node_id === node_id && owner.held_by === grant) this.#owners.delete(id);
   }
 
-  async #claim(view: number, node_id: string, id: string, takes_over: boolean): Promise<Granted> {
-    if (view !== this.#view.number) return { kind: "again" };
+  /** Of the same view, and a member in it: another process of that name is not meant. */
+  #is_heard({ view, node_id, run }: Speaker): boolean {
+    return view === this.#view.number && this.#view.members.get(node_id)?.run === run;
+  }
+
+  async #claim(speaker: Speaker, id: string, takes_over: boolean): Promise<Granted> {
+    if (!this.#is_heard(speaker)) return { kind: "again" };
     if (this.#announced.size < this.#view.members.size) await this.#complete.promise;
-    if (view !== this.#view.number) return { kind: "again" };
+    if (!this.#is_heard(speaker)) return { kind: "again" };
+    const { view, node_id } = speaker;
     const owner = this.#owners.get(id);
     if (owner !== undefined && owner.node_id !== node_id) {
       let answer: "done" | "in_use" | "again";
@@ -110,7 +134,7 @@ export class Registry {
       if (answer === "again" || view !== this.#view.number) return { kind: "again" };
     }
     const grant = ++this.#grant;
-    this.#owners.set(id, { node_id, grant });
+    this.#owners.set(id, { node_id, grant, held_by: grant });
     return { kind: "granted", grant };
   }
 }
