@@ -40,10 +40,11 @@ async function hash(parts: readonly string[]): Promise<string> {
  * @throws BuildError when there is no compiler or the source does not compile here.
  */
 export async function ensure_program(
-  name: "load" | "load_tls" | "probe" | "raw",
+  name: "fds" | "load" | "load_tls" | "probe" | "raw",
 ): Promise<string> {
   const [command, version] = await find_compiler();
   const sources = name === "load_tls" ? ["load_tls.c", "load.c"] : [`${name}.c`];
+  if (name === "fds") sources.push("../../ffi/fd_scan.h", "../../ffi/reactor.h");
   const libraries = name === "load_tls" ? ["-lssl", "-lcrypto"] : [];
   for await (const entry of Deno.readDir(here)) {
     if (entry.name.endsWith(".h")) sources.push(entry.name);

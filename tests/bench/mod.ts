@@ -18,6 +18,7 @@
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
+ *     deno task bench fds                    a minute: descriptors of a process, read in two ways
  *     deno task bench heartbeat              seconds: bytes and time of one report, in every form
  *
  * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), backends (both of them
@@ -57,6 +58,7 @@
 import { ensure_addon } from "../../ffi/zstd.ts";
 import { BuildError, ensure_program } from "./build.ts";
 import { failover, type FailoverRun, print_failover } from "./failover.ts";
+import { fds, print_fds } from "./fds.ts";
 import { number_of, read_flags, UsageError, type Values } from "./flags.ts";
 import { machine_line } from "./footprint.ts";
 import { heartbeat, print_heartbeat } from "./heartbeat.ts";
@@ -70,6 +72,7 @@ import { print_wire, wire } from "./wire.ts";
 import {
   choose_scenarios,
   failover_name,
+  fds_name,
   heartbeat_name,
   offline_name,
   type Scenario,
@@ -108,7 +111,7 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
-  const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name];
+  const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name, fds_name];
   const others = names.filter((name) => !alone.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
@@ -132,6 +135,8 @@ async function bench(args: string[]): Promise<number> {
   let raised = "";
   const beats = names.includes(heartbeat_name) ? await heartbeat() : undefined;
   if (beats !== undefined && !values.json) print_heartbeat(beats);
+  const scans = names.includes(fds_name) ? await fds() : undefined;
+  if (scans !== undefined && !values.json) print_fds(scans);
   const count = number_of("messages", values.messages, 1, 1e6);
   const wires = names.includes(wire_name) ? await wire(count) : undefined;
   if (wires !== undefined && !values.json) print_wire(wires, count);
@@ -155,7 +160,7 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const others = { offline: away, failover: failed, beats, wires, storms };
+    const others = { offline: away, failover: failed, beats, scans, wires, storms };
     const document = { machine, raised, versions, scenarios: results, ...others };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);

@@ -238,6 +238,8 @@ const groups: Record<string, (values: Values) => Scenario[]> = {
 export const offline_name = "offline";
 /** It needs neither a service nor a network. */
 export const heartbeat_name = "heartbeat";
+/** Nor does this. */
+export const fds_name = "fds";
 /** It starts services of its own and needs tcpdump. */
 export const wire_name = "wire";
 export const storm_name = "storm";
@@ -252,7 +254,7 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name];
+    const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name, fds_name];
     const known = [...Object.keys(groups), ...alone].join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
