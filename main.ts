@@ -21,6 +21,7 @@ import { Devices } from "./core/devices.ts";
 import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
+import { Measures } from "./core/measures.ts";
 import { Metrics } from "./core/metrics.ts";
 import { open_gate } from "./core/open_gate.ts";
 import { proxy_header } from "./core/protocol/proxy_header.ts";
@@ -50,10 +51,10 @@ import {
 } from "./ffi/reactor.ts";
 import { TlsFront } from "./ffi/tls_front.ts";
 import { build_addon, load_addon } from "./ffi/zstd.ts";
-import { end_event_streams } from "./routes/events.ts";
+import { count_event_streams, end_event_streams } from "./routes/events.ts";
 import type { Context, Remote } from "./routes/context.ts";
 import { guard } from "./routes/guard.ts";
-import { end_json_sockets } from "./routes/json_socket.ts";
+import { count_json_sockets, end_json_sockets } from "./routes/json_socket.ts";
 import { make_handler } from "./routes/mod.ts";
 import { count_refusal, refuse } from "./routes/problem.ts";
 
@@ -92,6 +93,14 @@ async function open_store(config: Config): Promise<Store> {
   } catch (error) {
     throw startup.store_problem(config.data, error);
   }
+}
+
+/** What is measured, where the configuration wants that; null = nothing is. */
+function begin_to_measure({ histograms }: Config, router: Router, hub: Hub): Measures | null {
+  if (histograms === "off") return null;
+  const measures = new Measures();
+  measures.watch_loop();
+  return router.measures = hub.measures = measures;
 }
 
 /** What moves the bytes, and how it was chosen. */
@@ -307,6 +316,10 @@ async function serve_web(
   front: TlsFront | undefined,
   is_open: boolean,
 ): Promise<Web> {
+  context.metrics.add_streams(() => ({
+    sse: count_event_streams(context),
+    websocket: count_json_sockets(context),
+  }));
   const { cors_origins } = config;
   const { refused } = context;
   const handler = guard(make_handler(context), { cors_origins, is_open, refused });
@@ -339,8 +352,10 @@ async function serve(args: readonly string[]): Promise<void> {
   const sys = new SysTopics({ reactor, router, sessions, hub, store, mqtt, version, now_ms });
   sys.start();
   let is_stopping = false;
+  const measures = begin_to_measure(config, router, hub);
   const counts = { http_refused: refused, filters_refused: hub.filters_refused, auth, tenants };
-  const metrics = new Metrics({ reactor, router, sessions, store, status, version, ...counts });
+  const measured = { measures, replays: hub.replays, ...counts };
+  const metrics = new Metrics({ reactor, router, sessions, store, status, version, ...measured });
   const open_bridge = {
     mqtt: listen_bridge(hub, mqtt, protocols.mqtt, busy_packet),
     longwire: listen_bridge(hub, longwire, protocols.longwire, busy_frame()),
@@ -382,6 +397,7 @@ async function serve(args: readonly string[]): Promise<void> {
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
   sys.stop();
+  measures?.stop();
   opened.stop();
   const parts = { reactor, hub, sessions, store, log, close_http: web.close, running };
   await shut_down(parts, config.shutdown_timeout_s * 1000);

@@ -88,6 +88,8 @@ export interface Config {
   /** Where this node stands, for people; "" = it is not said. */
   readonly zone: string;
   readonly log_level: LogLevel;
+  /** off = nothing is measured that costs something with each message: for comparison. */
+  readonly histograms: "on" | "off";
   /** 0 = connections are closed at once. */
   readonly shutdown_timeout_s: number;
 }
@@ -408,6 +410,11 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: forms.choice(...log_levels),
     fallback: "info",
     help: "least level that is written to stderr",
+  },
+  histograms: {
+    type: forms.choice("on", "off"),
+    fallback: "on",
+    help: "latency and sizes in /metrics; off, to see what measuring costs",
   },
   shutdown_timeout_s: {
     type: forms.whole_number(0, 3600),

@@ -317,6 +317,8 @@ export class LongwireDriver implements Driver {
     if (offset > this.router.dispatched) {
       throw new Refusal(codes.protocol_error, `Ack of offset ${offset}, which was not sent`);
     }
+    const { measures, dispatched } = this.router;
+    measures?.acknowledged(offset, dispatched, this.reactor.now_us());
     this.sessions.acked(session, offset);
   }
 

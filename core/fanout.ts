@@ -79,6 +79,8 @@ export class Fanout {
   #audience_count = 0;
   readonly #own = new Map<Session, Own>();
   #stamp = 0;
+  /** When the message of this dispatch came, Reactor.now_us(); 0 = it is not timed. */
+  #came_us = 0;
   /** Scratch of one dispatch: form k goes to the audiences of list k. */
   readonly #forms: Form[] = [];
   readonly #lists: number[][] = [];
@@ -243,8 +245,11 @@ export class Fanout {
     this.#send(form, [own.audience], message, 0, null, identifier > 0 ? [identifier] : undefined);
   }
 
-  /** Sends a message to everyone connected who matches; answers how many subscriptions that are. */
-  dispatch(message: Message, offset: number, from: Session | null): number {
+  /**
+   * Sends a message to everyone connected who matches; answers how many subscriptions that are.
+   * @param came_us Reactor.now_us() of when it was published; 0 = it is not timed
+   */
+  dispatch(message: Message, offset: number, from: Session | null, came_us: number): number {
     const matched = this.#tree.match(message.topic);
     if (matched.length === 0) {
       this.unmatched++;
@@ -269,6 +274,7 @@ export class Fanout {
     }
     this.#told.clear();
     this.#stamp_next();
+    this.#came_us = came_us;
     // Best QoS first: who matches several filters gets the message once, at the best
     // [MQTT-3.3.5-1].
     for (let qos: number = message.qos; qos >= 0; qos--) {
@@ -278,6 +284,7 @@ export class Fanout {
       }
     }
     if (this.#wanted.size > 0) this.#send_identified(message, offset);
+    this.#came_us = 0;
     return members;
   }
 
@@ -352,6 +359,9 @@ export class Fanout {
         qos,
         except_conn: left_out?.conn ?? offline,
         except_generation: left_out?.generation ?? 0,
+        published_us: this.#came_us,
+        follow: 0,
+        watch: false,
       },
       audiences,
       frame_bytes_max(form, message, identifiers?.length ?? 0),

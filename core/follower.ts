@@ -22,8 +22,6 @@ export interface Sink {
 }
 
 export class Follower implements Tap {
-  /** Messages that were dropped because the sink took no more. */
-  dropped = 0;
   #after: number;
   #live = false;
   /** A page is being read or written. */
@@ -56,7 +54,7 @@ export class Follower implements Tap {
   hear(message: Message, offset: number): void {
     if (offset === 0) {
       if (this.sink.has_room()) this.sink.write(message, 0);
-      else this.dropped++;
+      else this.router.stats.streams_dropped++;
       return;
     }
     if (!this.#live) return; // it will be read from the log

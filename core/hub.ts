@@ -12,6 +12,7 @@ import type { Due } from "./deadlines.ts";
 import type { Gate, Shown, Who } from "./gate.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
+import type { Measures } from "./measures.ts";
 import { Presence } from "./presence.ts";
 import { Replayer } from "./replay.ts";
 import type { Router } from "./router.ts";
@@ -130,6 +131,8 @@ export class Hub implements ReactorHandler {
   /** Sessions whose connection is being closed for a successor. */
   readonly #successors = new Map<Session, Handshake>();
   readonly #replayer: Replayer;
+  /** Histograms; null = nobody measures. */
+  measures: Measures | null = null;
   readonly shared: SharedSubscriptions;
   /** Who owns sessions in a cluster; null = this node owns all. */
   ownership: Ownership | null = null;
@@ -169,6 +172,7 @@ export class Hub implements ReactorHandler {
       do {
         this.ownership?.check();
         events = this.reactor.poll(this, until_ms);
+        if (events > 0) this.measures?.event_batch.record(events);
         this.router.end_turn();
       } while (events > 0 && performance.now() < until_ms);
       if (events > 0) await new Promise((resolve) => setTimeout(resolve, 0));
@@ -194,6 +198,11 @@ export class Hub implements ReactorHandler {
     session.closing = true;
     this.reactor.close_connection(session.conn, session.generation, code.number);
     this.router.schedule_turn();
+  }
+
+  /** Sessions that are behind the log. */
+  get replays(): Pick<Replayer, "count" | "lag"> {
+    return this.#replayer;
   }
 
   driver_of(session: Session): Driver {
@@ -373,6 +382,12 @@ export class Hub implements ReactorHandler {
     // Those that are still on their way take room too; when they have arrived it is told again.
     this.#replayer.room(session, messages - (session.delivered - delivered >>> 0));
   }
+
+  on_stretch(bytes: number): void {
+    this.measures?.ring_bytes.record(bytes);
+  }
+
+  on_traced(): void {}
 
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void {
     const session = this.#session(conn, generation);
@@ -667,7 +682,7 @@ export class Hub implements ReactorHandler {
     session.closing = false;
     session.identified = false;
     session.certificate = null;
-    session.replay = null;
+    this.#replayer.left(session);
     session.behind_count = 0;
     session.delivered = 0;
     const will = this.driver_of(session).on_closed(session, code);

@@ -2,23 +2,21 @@
  * What Prometheus scrapes. Hot paths count in plain numbers of their own; this page gives those
  * numbers names when somebody asks, so that counting costs nothing.
  */
-import { Counter, Gauge, Registry } from "prom-client";
-import type { DescriptorReport, Descriptors } from "./descriptors.ts";
-import type { Reactor } from "../ffi/reactor.ts";
+import type { Reactor, ReactorStats } from "../ffi/reactor.ts";
 import type { AuthCounts } from "./auth.ts";
 import type { Breaker } from "./cluster/breaker.ts";
 import type { View } from "./cluster/mod.ts";
-import { type Code, code_count, code_of } from "./codes.ts";
+import type { Code } from "./codes.ts";
+import type { DescriptorReport, Descriptors } from "./descriptors.ts";
+import { Exposition, type Read, type Text } from "./exposition.ts";
 import { limits } from "./limits.ts";
+import type { Measures } from "./measures.ts";
+import { by_code, show_measures, show_reactor } from "./metrics_reactor.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
 import type { StatusBook } from "./status.ts";
 import type { Store } from "./store/mod.ts";
 import type { Tenants, Usage } from "./tenant.ts";
-
-/** Reads one value, or values by label. */
-type Value = number | [labels: Record<string, string>, value: number][];
-type Read = () => Value | Promise<Value>;
 
 export interface MetricsParts {
   readonly reactor: Reactor;
@@ -34,6 +32,16 @@ export interface MetricsParts {
   /** What tokens were good for; null = there are no keys, and one tenant. */
   readonly auth: { readonly counts: Readonly<AuthCounts> } | null;
   readonly tenants: Tenants;
+  /** null = histograms are off. */
+  readonly measures: Measures | null;
+  /** Sessions that are brought to the head of the log, and how far the last of them is from it. */
+  readonly replays: { readonly count: number; lag(): number };
+}
+
+/** Streams of HTTP that are open, and messages of QoS 0 that they could not take. */
+export interface StreamCounts {
+  readonly sse: number;
+  readonly websocket: number;
 }
 
 /** What a cluster counts (core/cluster/join.ts). */
@@ -46,10 +54,17 @@ export interface ClusterCounts {
 }
 
 export class Metrics {
-  readonly #registry = new Registry();
+  readonly #show = new Exposition();
+  readonly #reactor: Reactor;
+  /** As they were when somebody asked last. */
+  #stats: ReactorStats;
 
   constructor(parts: MetricsParts) {
-    this.#reactor(parts.reactor);
+    const { reactor, measures } = parts;
+    this.#reactor = reactor;
+    this.#stats = reactor.stats();
+    show_reactor(this.#show, reactor, () => this.#stats);
+    if (measures !== null) show_measures(this.#show, measures, () => this.#stats);
     this.#service(parts);
     this.#store(parts.store);
     this.#status(parts.status);
@@ -59,16 +74,23 @@ export class Metrics {
   /** What there is only with some settings. */
   add_breaker(breaker: Breaker, source: { is_unreachable: boolean; failures: number }): void {
     const states = ["closed", "open", "half_open"] as const;
-    this.#gauge("breaker_state", "1 for the state that the breaker is in", () => {
+    this.#show.gauge("breaker_state", "1 for the state that the breaker is in", () => {
       return states.map((state) => [{ state }, breaker.state === state ? 1 : 0]);
-    }, ["state"]);
-    this.#counter("breaker_opened", "Times that the breaker opened", () => breaker.opened);
-    this.#gauge(
+    });
+    this.#show.counter("breaker_opened", "Times that the breaker opened", () => breaker.opened);
+    this.#show.gauge(
       "prometheus_unreachable",
       "1 while Prometheus does not answer: the breaker stays as it is",
       () => source.is_unreachable ? 1 : 0,
     );
-    this.#counter("prometheus_failures", "Questions not answered", () => source.failures);
+    this.#show.counter("prometheus_failures", "Questions not answered", () => source.failures);
+  }
+
+  add_streams(counts: () => StreamCounts): void {
+    this.#show.gauge("http_streams", "Open streams of HTTP, by protocol", () => {
+      const { sse, websocket } = counts();
+      return [[{ protocol: "sse" }, sse], [{ protocol: "websocket" }, websocket]];
+    });
   }
 
   /** Read from the system at a scrape, when the last scan is old. */
@@ -79,13 +101,12 @@ export class Metrics {
       const found = await descriptors.recent();
       return found === undefined ? [] : read(found);
     };
-    this.#gauge(
+    this.#show.gauge(
       "descriptors",
       "Open descriptors of the process, by kind",
       () => rows(({ kinds }) => Object.entries(kinds).map(([kind, count]) => [{ kind }, count])),
-      ["kind"],
     );
-    this.#gauge(
+    this.#show.gauge(
       "descriptors_lost",
       "Connections that the reactor does not hold, and what it holds and is not open",
       () => {
@@ -94,185 +115,101 @@ export class Metrics {
           [{ how: "missing" }, missing],
         ]);
       },
-      ["how"],
     );
   }
 
   add_cluster({ node, relay }: ClusterCounts, router: Router): void {
-    this.#gauge("cluster_members", "Members in this node's view", () => node.view.members.size);
-    this.#gauge("cluster_view", "Number of this node's view", () => node.view.number);
-    this.#gauge("sessions_held", "Sessions that this node owns", () => node.counts().held);
-    this.#gauge(
+    this.#show.gauge(
+      "cluster_members",
+      "Members in this node's view",
+      () => node.view.members.size,
+    );
+    this.#show.gauge("cluster_view", "Number of this node's view", () => node.view.number);
+    this.#show.gauge("sessions_held", "Sessions that this node owns", () => node.counts().held);
+    this.#show.gauge(
       "sessions_registered",
       "Sessions whose owner this node names",
       () => node.counts().registered,
     );
-    this.#counter("cluster_fenced", "Times that the node fenced itself", () => {
+    this.#show.counter("cluster_fenced", "Times that the node fenced itself", () => {
       return node.counts().fenced;
     });
-    this.#counter("messages_relayed", "Messages of QoS 0 to and from other nodes", () => {
+    this.#show.counter("messages_relayed", "Messages of QoS 0 to and from other nodes", () => {
       return [[{ way: "out" }, relay.sent], [{ way: "in" }, relay.received]];
-    }, ["way"]);
-    this.#counter(
+    });
+    this.#show.counter(
       "relayed_messages_dropped",
       "Messages of QoS 0 from other nodes that came too long before what was stored before them",
       () => router.early_dropped,
     );
   }
 
-  get content_type(): string {
-    return this.#registry.contentType;
+  /** @param accept header of the call; null = it has none */
+  text(accept: string | null): Promise<Text> {
+    this.#stats = this.#reactor.stats(); // one look for all that is read of it
+    return this.#show.text(accept);
   }
 
-  text(): Promise<string> {
-    return this.#registry.metrics();
-  }
-
-  #gauge(name: string, help: string, read: Read, labels: string[] = []): void {
-    new Gauge({
-      name: `longwire_${name}`,
-      help,
-      labelNames: labels,
-      registers: [this.#registry],
-      async collect() {
-        const value = await read();
-        if (typeof value === "number") this.set(value);
-        else for (const [label, each] of value) this.set(label, each);
-      },
-    });
-  }
-
-  #counter(name: string, help: string, read: Read, labels: string[] = []): void {
-    new Counter({
-      name: `longwire_${name}_total`,
-      help,
-      labelNames: labels,
-      registers: [this.#registry],
-      async collect() {
-        const value = await read();
-        this.reset();
-        if (typeof value === "number") this.inc(value);
-        else for (const [label, each] of value) this.inc(label, each);
-      },
-    });
-  }
-
-  #reactor(reactor: Reactor): void {
-    const by_code = (counts: readonly number[]): [Record<string, string>, number][] => {
-      const rows: [Record<string, string>, number][] = [];
-      for (let number = 0; number < code_count; number++) {
-        if (counts[number] > 0) rows.push([{ code: code_of(number).name }, counts[number]]);
-      }
-      return rows;
-    };
-    const counters = [
-      ["connections_accepted", "Connections accepted", "accepted"],
-      ["frames_received", "Frames from devices that reached the service", "frames_in"],
-      ["heartbeats_received", "Heartbeats answered by the reactor", "heartbeats_in"],
-      ["acknowledgements_received", "MQTT acknowledgements matched by the reactor", "acks_in"],
-      ["received_bytes", "Bytes from devices", "bytes_in"],
-      ["sent_bytes", "Bytes to devices", "bytes_out"],
-      ["send_operations", "Send operations", "sends"],
-      ["receive_operations", "Receive operations", "receives"],
-      ["deliveries", "Messages put into connections' queues", "deliveries"],
-      ["stale_commands", "Commands for connections that were gone", "stale_commands"],
-      ["host_wakeups", "Times that the reactor woke the service", "wakeups"],
-      ["reactor_turns", "Turns of the I/O threads", "turns"],
-      ["ring_full", "Times that reading stopped because the event ring was full", "ring_full"],
-      ["tls_handshakes", "TLS handshakes completed", "tls_handshakes"],
-      ["tls_kernel", "TLS connections that the kernel encrypts for", "tls_kernel"],
-      ["tls_resumptions", "TLS handshakes that a ticket made short", "tls_resumed"],
-      ["untracked_sources", "Connects of addresses that are not counted", "sources_untracked"],
-    ] as const;
-    for (const [name, help, field] of counters) {
-      this.#counter(name, help, () => reactor.stats().counters[field]);
-    }
-    this.#gauge("connections", "Open connections", () => reactor.stats().counters.connections);
-    this.#gauge(
-      "tls_handshakes_pending",
-      "TLS handshakes under way",
-      () => reactor.stats().counters.tls_handshaking,
-    );
-    this.#gauge(
-      "tls_objects",
-      "TLS connections whose cipher suite needs OpenSSL's own state, some 14 KB each",
-      () => reactor.stats().counters.tls_objects,
-    );
-    this.#gauge(
-      "out_queue_bytes",
-      "Bytes waiting to be sent",
-      () => reactor.stats().counters.out_queue_bytes,
-    );
-    this.#gauge(
-      "command_queue_bytes",
-      "Bytes in the fullest command queue",
-      () => reactor.pending_bytes,
-    );
-    this.#counter(
-      "connections_closed",
-      "Connections closed, by reason",
-      () => by_code(reactor.stats().closed),
-      ["code"],
-    );
-    this.#counter(
-      "messages_dropped",
-      "Messages dropped on the way to a device, by reason",
-      () => by_code(reactor.stats().dropped),
-      ["code"],
-    );
-  }
-
-  #service({ router, sessions, version, http_refused, filters_refused }: MetricsParts): void {
-    const by_code = (counts: ReadonlyMap<Code, number>): [Record<string, string>, number][] =>
-      [...counts].map(([code, count]) => [{ code: code.name }, count]);
-    this.#gauge("info", "Version of the service", () => [[{ version }, 1]], ["version"]);
-    this.#gauge("sessions", "Sessions, connected or not", () => sessions.count);
-    this.#gauge(
+  #service(parts: MetricsParts): void {
+    const { router, sessions, version, http_refused, filters_refused, replays } = parts;
+    this.#show.gauge("info", "Version of the service", () => [[{ version }, 1]]);
+    this.#show.gauge("sessions", "Sessions, connected or not", () => sessions.count);
+    this.#show.gauge(
       "filters",
       "Filters that connected devices listen to",
       () => router.fanout.filter_count,
     );
-    this.#counter(
+    this.#show.counter(
       "messages_published",
       "Messages published, by QoS",
       () => router.stats.published.map((count, qos) => [{ qos: String(qos) }, count]),
-      ["qos"],
     );
-    this.#counter(
+    this.#show.counter(
       "publishes_refused",
       "Publishes refused, by reason",
       () => by_code(router.stats.refused),
-      ["code"],
     );
-    this.#counter(
+    this.#show.counter(
       "subscriptions_refused",
       "Subscriptions of devices that were refused, by reason",
       () => by_code(filters_refused),
-      ["code"],
     );
-    this.#counter(
+    this.#show.counter(
       "http_refusals",
       "HTTP calls, and items of batches, that were refused, by reason",
       () => by_code(http_refused),
-      ["code"],
     );
-    this.#counter(
+    this.#show.counter(
       "messages_unmatched",
       "Messages that nobody listened to",
       () => router.fanout.unmatched,
     );
+    this.#show.counter(
+      "stream_messages_dropped",
+      "Messages of QoS 0 that streams of HTTP were too slow for",
+      () => router.stats.streams_dropped,
+    );
+    this.#show.gauge(
+      "replaying_sessions",
+      "Connected sessions that are behind the log",
+      () => replays.count,
+    );
+    this.#show.gauge(
+      "replay_lag_messages",
+      "Messages that the session which has been behind for longest has still to come to",
+      () => replays.lag(),
+    );
   }
 
   #status(status: StatusBook): void {
-    this.#gauge("status_nodes", "Nodes whose newest status is known", () => status.node_count);
-    this.#counter("status_reports", "Reports of devices that were taken", () => status.taken);
-    this.#counter(
+    this.#show.gauge("status_nodes", "Nodes whose newest status is known", () => status.node_count);
+    this.#show.counter("status_reports", "Reports of devices that were taken", () => status.taken);
+    this.#show.counter(
       "status_refused",
       "Reports and heartbeats of devices that were not taken, by reason",
-      () => [...status.refused].map(([code, count]) => [{ code: code.name }, count]),
-      ["code"],
+      () => by_code(status.refused),
     );
-    this.#counter(
+    this.#show.counter(
       "status_forgotten",
       "Nodes whose status was forgotten to make room",
       () => status.forgotten,
@@ -294,7 +231,7 @@ export class Metrics {
       ["tenant_subscriptions", "Subscriptions of connected devices, by tenant", "subscriptions"],
     ] as const;
     for (const [name, help, field] of gauges) {
-      this.#gauge(name, help, by_tenant((usage) => usage[field]), ["tenant"]);
+      this.#show.gauge(name, help, by_tenant((usage) => usage[field]));
     }
     const counters = [
       ["tenant_messages_published", "Publishes let pass, by tenant", "published"],
@@ -303,41 +240,40 @@ export class Metrics {
       ["tenant_over_quota", "What limits did not allow, by tenant", "over_quota"],
     ] as const;
     for (const [name, help, field] of counters) {
-      this.#counter(name, help, by_tenant((usage) => usage[field]), ["tenant"]);
+      this.#show.counter(name, help, by_tenant((usage) => usage[field]));
     }
-    this.#counter(
+    this.#show.counter(
       "tokens",
       "Tokens that were shown, by what was found",
       () => Object.entries(counts).map(([result, count]) => [{ result }, count]),
-      ["result"],
     );
   }
 
   #store(store: Store): void {
-    this.#gauge("log_head_offset", "Offset of the newest stored message", () => store.head);
-    this.#gauge("log_first_offset", "Offset of the oldest stored message", () => store.first);
-    this.#gauge(
+    this.#show.gauge("log_head_offset", "Offset of the newest stored message", () => store.head);
+    this.#show.gauge("log_first_offset", "Offset of the oldest stored message", () => store.first);
+    this.#show.gauge(
       "store_queue_bytes",
       "Bytes handed to the store and not yet durable",
       () => store.stats().queue_bytes,
     );
-    this.#gauge(
+    this.#show.gauge(
       "store_failing",
       "1 while the store refuses writes",
       () => store.stats().failing === "" ? 0 : 1,
     );
-    this.#counter("store_commits", "Transactions of the store, by result", () => {
+    this.#show.counter("store_commits", "Transactions of the store, by result", () => {
       const { commits, commits_failed } = store.stats();
       return [[{ result: "done" }, commits], [{ result: "failed" }, commits_failed]];
-    }, ["result"]);
-    this.#counter("store_messages", "Messages stored", () => store.stats().appended);
-    this.#counter("store_messages_removed", "Messages that left the log, by reason", () => {
+    });
+    this.#show.counter("store_messages", "Messages stored", () => store.stats().appended);
+    this.#show.counter("store_messages_removed", "Messages that left the log, by reason", () => {
       const { trimmed, expired } = store.stats();
       return [[{ reason: "retention" }, trimmed], [{ reason: "expiry" }, expired]];
-    }, ["reason"]);
-    this.#counter("store_reads", "Reads of the log, by where the answer came from", () => {
+    });
+    this.#show.counter("store_reads", "Reads of the log, by where the answer came from", () => {
       const { reads_hit, reads_missed } = store.stats();
       return [[{ from: "memory" }, reads_hit], [{ from: "disk" }, reads_missed]];
-    }, ["from"]);
+    });
   }
 }

@@ -45,6 +45,8 @@ export class Replayer {
   #turn: Session[] = [];
   #turn_at = 0;
   #pumping = false;
+  /** Sessions that are behind; who has been for longest comes first. */
+  readonly #behind = new Set<Session>();
   /** Of the subscriptions that #wanted() has found. */
   #identifiers: number[] = [];
 
@@ -167,7 +169,25 @@ export class Replayer {
     return replay;
   }
 
+  /** How many sessions are behind. */
+  get count(): number {
+    return this.#behind.size;
+  }
+
+  /** How many messages the session that has been behind for longest is away from the head. */
+  lag(): number {
+    const [first] = this.#behind;
+    return first?.replay ? this.router.dispatched - first.replay.after : 0;
+  }
+
+  /** The session has lost its connection. */
+  left(session: Session): void {
+    session.replay = null;
+    this.#behind.delete(session);
+  }
+
   #begin(session: Session, after: number, from: number): Replay {
+    this.#behind.add(session);
     return session.replay = {
       after,
       from,
@@ -408,6 +428,7 @@ export class Replayer {
   #go_live(session: Session, replay: Replay): void {
     if (replay.is_untouched) session.move_cursor(replay.after);
     session.replay = null;
+    this.#behind.delete(session);
     this.reactor.live(session.conn, session.generation, session.behind_count);
     this.on_live(session);
   }

@@ -10,6 +10,7 @@ import type { Breaker } from "./cluster/breaker.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
+import { elapsed_us, type Measures } from "./measures.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
 import type { Appended, Offsets, RetainedPage, Soon, Store } from "./store/mod.ts";
@@ -28,6 +29,8 @@ interface Pending {
   readonly origin: PublishOrigin;
   readonly token: number;
   readonly from: Session | null;
+  /** Reactor.now_us() of when it came; 0 = nobody measures. */
+  readonly came_us: number;
 }
 
 /** Neighbours in the order of publication that the store takes with one call. */
@@ -68,10 +71,16 @@ export interface RouterStats {
   published: [qos0: number, qos1: number, qos2: number];
   /** By code. */
   refused: Map<Code, number>;
+  /** Messages of QoS 0 that streams of HTTP had no room for. */
+  streams_dropped: number;
 }
 
 export class Router {
-  readonly stats: RouterStats = { published: [0, 0, 0], refused: new Map() };
+  readonly stats: RouterStats = {
+    published: [0, 0, 0],
+    refused: new Map(),
+    streams_dropped: 0,
+  };
   readonly fanout: Fanout;
   /** Answers for topics that are the service's own; undefined = the filter matches none of them. */
   own_topics: { retained(filter: string): Soon<RetainedPage> | undefined } | null = null;
@@ -83,6 +92,8 @@ export class Router {
   session_of: (id: string) => Session | undefined = () => undefined;
   /** Messages of QoS 0 from other nodes that waited too long for what was stored before them. */
   early_dropped = 0;
+  /** Histograms; null = nobody measures. */
+  measures: Measures | null = null;
   /** Offset of the newest stored message that has been handed to the reactor. */
   dispatched: number;
 
@@ -90,6 +101,8 @@ export class Router {
   /** Settles when every append under way has been answered; null = none is. */
   #tail: Promise<void> | null = null;
   #turn_scheduled = false;
+  /** When what the turn publishes was at hand; 0 = nothing has come yet, or nobody measures. */
+  #turn_us = 0;
   /** Where several nodes share the log: audiences of the newest offsets, and what came early. */
   readonly #audiences: Uint32Array | null = null;
   #early: Early[] = [];
@@ -127,29 +140,43 @@ export class Router {
     const closed = this.refusal_of_breaker();
     if (closed !== null) return this.refuse(message, origin, token, closed);
     this.stats.published[message.qos]++;
+    const came_us = this.#came_us();
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
       origin.appends_pending++;
-      this.#enqueue({ message, refusal: null, origin, token, from }, once);
+      this.#enqueue({ message, refusal: null, origin, token, from, came_us }, once);
     } else {
       if (message.retain) this.#retain(message);
-      origin.published(token, 0, this.#pass(message, from), false);
+      origin.published(token, 0, this.#pass(message, from, came_us), false);
     }
     this.schedule_turn();
   }
 
+  /** One look at the clock for all that is published in a turn: it was at hand when that began. */
+  #came_us(): number {
+    if (this.measures === null) return 0;
+    return this.#turn_us ||= this.reactor.now_us();
+  }
+
+  /** When a message came that was published elsewhere, to a millisecond of that clock. */
+  #came_elsewhere_us({ time_ms }: Message): number {
+    if (this.measures === null) return 0;
+    return this.reactor.now_us() - Math.max(0, this.now_ms() - time_ms) * 1000 >>> 0 || 1;
+  }
+
   /** A message of QoS 0 that another node has passed on; `after` as Relay.send() has it. */
   passed(message: Message, after: number): void {
-    if (after <= this.dispatched) this.fanout.dispatch(message, 0, null);
-    else if (this.#early.length < limits.early_messages_max) this.#early.push({ message, after });
+    if (after <= this.dispatched) {
+      this.fanout.dispatch(message, 0, null, this.#came_elsewhere_us(message));
+    } else if (this.#early.length < limits.early_messages_max) this.#early.push({ message, after });
     else this.early_dropped++;
     this.schedule_turn();
   }
 
   /** Sends a message of QoS 0 to whoever listens, here and elsewhere; answers how many here. */
-  #pass(message: Message, from: Session | null): number {
+  #pass(message: Message, from: Session | null, came_us: number): number {
     this.relay?.send(message, this.dispatched);
-    return this.fanout.dispatch(message, 0, from);
+    return this.fanout.dispatch(message, 0, from, came_us);
   }
 
   /** The next message of a log that other nodes append to as well. */
@@ -157,7 +184,10 @@ export class Router {
     const { offset, properties } = message;
     const publisher = properties?.publisher;
     const from = publisher === undefined ? null : this.session_of(publisher) ?? null;
-    this.#audiences![offset % audiences_count] = this.fanout.dispatch(message, offset, from);
+    const came_us = this.#came_elsewhere_us(message);
+    const audience = this.fanout.dispatch(message, offset, from, came_us);
+    this.#audiences![offset % audiences_count] = audience;
+    this.measures?.dispatched(offset, came_us);
     this.dispatched = offset;
     if (this.#early.length > 0) {
       const early = this.#early;
@@ -185,7 +215,7 @@ export class Router {
 
   /** Hands a QoS 0 message of the service's own to everyone who listens, on any node. */
   announce(message: Message): void {
-    this.#pass(message, null);
+    this.#pass(message, null, this.#came_us());
     this.schedule_turn();
   }
 
@@ -195,7 +225,7 @@ export class Router {
       return this.#refuse(origin, token, refusal.code, refusal.message);
     }
     origin.appends_pending++;
-    this.#enqueue({ message, refusal, origin, token, from: null }, null);
+    this.#enqueue({ message, refusal, origin, token, from: null, came_us: 0 }, null);
     this.schedule_turn();
   }
 
@@ -222,6 +252,7 @@ export class Router {
 
   /** Hands the store every publish of the turn, and the reactor everything said to it. */
   end_turn(): void {
+    this.#turn_us = 0;
     if (this.#segments.length > 0) this.#commit();
     this.reactor.flush();
   }
@@ -273,6 +304,7 @@ export class Router {
     const messages: Message[] = [];
     for (const publish of publishes) if (is_stored(publish)) messages.push(publish.message);
     if (messages.length === 0) return { offset: 0, duplicate: false };
+    this.measures?.store_batch.record(messages.length);
     const failed = (error: unknown): Outcome => ({ error });
     const first = (offset: Offsets): Outcome => ({ offset, duplicate: false });
     try {
@@ -288,10 +320,19 @@ export class Router {
       for (const publish of publishes) {
         if (is_stored(publish)) publish.origin.appending?.(publish.token);
       }
-      return answer;
+      return this.measures === null ? answer : this.#timed(answer, this.measures);
     } catch (error) {
       return failed(error);
     }
+  }
+
+  #timed(answer: Soon<Outcome>, { store }: Measures): Soon<Outcome> {
+    const handed_us = this.reactor.now_us();
+    const done = (outcome: Outcome) => {
+      store.record_us(elapsed_us(handed_us, this.reactor.now_us()));
+      return outcome;
+    };
+    return answer instanceof Promise ? answer.then(done) : done(answer);
   }
 
   /** Answers the publishes of a segment from where it stands, until time is over. */
@@ -308,7 +349,8 @@ export class Router {
     const { offset, duplicate } = outcome;
     while (settled.count < publishes.length) {
       if (settled.count % 32 === 31 && performance.now() >= until_ms) return;
-      const { message, refusal, origin, token, from } = publishes[settled.count++];
+      const pending = publishes[settled.count++];
+      const { message, refusal, origin, token } = pending;
       origin.appends_pending--;
       if (refusal !== null) {
         this.#refuse(origin, token, refusal.code, refusal.message);
@@ -316,34 +358,35 @@ export class Router {
       }
       if (message.qos === 0) {
         if (message.retain) this.#retain(message);
-        origin.published(token, 0, this.#pass(message, from), duplicate);
+        origin.published(token, 0, this.#pass(message, pending.from, pending.came_us), duplicate);
         continue;
       }
       const { stored } = settled;
       const place = typeof offset === "number" ? offset + stored : offset[stored];
       settled.stored++;
-      origin.published(token, place, this.#audience(message, place, from, duplicate), duplicate);
+      origin.published(token, place, this.#audience(pending, place, duplicate), duplicate);
     }
   }
 
   /** How many subscriptions a stored message is sent to; nothing is sent twice. */
-  #audience(message: Message, place: number, from: Session | null, duplicate: boolean): number {
+  #audience({ message, from, came_us }: Pending, place: number, duplicate: boolean): number {
     if (duplicate) return 0;
     if (this.#audiences !== null) return this.#audiences[place % audiences_count];
-    const audience = this.fanout.dispatch(message, place, from);
+    const audience = this.fanout.dispatch(message, place, from, came_us);
     this.dispatched = place;
+    this.measures?.dispatched(place, came_us);
     return audience;
   }
 
   #fail(publishes: readonly Pending[], error: unknown): void {
     const code = error instanceof Refusal ? error.code : codes.store_unavailable;
     const detail = error instanceof Error ? error.message : code.meaning;
-    for (const { message, refusal, origin, token, from } of publishes) {
+    for (const { message, refusal, origin, token, from, came_us } of publishes) {
       origin.appends_pending--;
       // QoS 0 goes on when the disk does not.
       if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message);
       else if (message.qos > 0) this.#refuse(origin, token, code, detail);
-      else origin.published(token, 0, this.#pass(message, from), false);
+      else origin.published(token, 0, this.#pass(message, from, came_us), false);
     }
   }
 

@@ -97,7 +97,7 @@ export class SysTopics {
     this.#sample();
     const { fanout } = this.parts.router;
     for (const message of await this.#messages((topic) => fanout.is_heard(topic))) {
-      fanout.dispatch(message, 0, null);
+      fanout.dispatch(message, 0, null, 0);
     }
     this.parts.router.schedule_turn();
   }

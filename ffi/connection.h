@@ -13,9 +13,42 @@ static const uint8_t transitions[5][5] = {
     [DRAINING] = {0, 0, 0, 0, 1},    [CLOSED] = {1, 0, 0, 0, 0},
 };
 
-static void set_state(struct connection *c, enum connection_state state) {
+static void count_state(struct io_thread *t, const struct connection *c, int change) {
+  if (c->state == FREE || c->state == CLOSED) return;
+  COUNT(t, states[c->protocol - 1][c->state - HANDSHAKING], change);
+}
+
+static void set_state(struct io_thread *t, struct connection *c, enum connection_state state) {
   assert(transitions[c->state][state]);
+  count_state(t, c, -1);
   c->state = (uint8_t)state;
+  count_state(t, c, 1);
+}
+
+/* A message that was timed has come to its end. */
+static void timing_end(struct io_thread *t, const struct connection *c, struct timing *timing,
+                       unsigned what) {
+  struct timing over = *timing;
+  *timing = (struct timing){0};
+  uint32_t us = since_us(over.since_us);
+  uint32_t bucket = latency_bucket(us);
+  if (what == LW_TRACED_SENT) {
+    COUNT(t, to_socket.counts[bucket], 1);
+    COUNT(t, to_socket.sum_us, us);
+  } else {
+    COUNT(t, to_acked.counts[bucket], 1);
+    COUNT(t, to_acked.sum_us, us);
+  }
+  if (over.told == TOLD_NEVER) return;
+  if (over.told == TOLD_SLOW && us <= t->reactor->options.slow_us) return;
+  if (t->traced_count == TRACED_MAX) {
+    COUNT(t, traced_dropped, 1);
+    return;
+  }
+  t->traced[t->traced_count++] = (struct traced){.conn = t->index << 24 | c->slot,
+                                                 .generation = c->generation,
+                                                 .what = what,
+                                                 .body = {.stamp = over.stamp, .us = us}};
 }
 
 static struct timer_node *timer_of(void *owner, uint32_t slot) {
@@ -82,7 +115,7 @@ static void aliases_begin(struct io_thread *t, struct connection *c, uint32_t co
 
 static void slot_give_back(struct io_thread *t, struct connection *c) {
   aliases_forget(t, c);
-  set_state(c, FREE);
+  set_state(t, c, FREE);
   uint32_t generation = c->generation % 0x3fffffff + 1;
   *c = (struct connection){.slot = c->slot, .fd = -1};
   __atomic_store_n(&c->generation, generation, __ATOMIC_RELAXED);
@@ -187,7 +220,7 @@ static void uncount(struct io_thread *t, struct connection *c) {
 static void close_now(struct io_thread *t, struct connection *c) {
   if (c->state == CLOSED) return;
   if (c->flags & IS_BUSY_REFUSAL) t->busy_count--;
-  set_state(c, CLOSED);
+  set_state(t, c, CLOSED);
   uncount(t, c);
   timer_set(t, c);
   free(c->kept);
@@ -228,7 +261,7 @@ static void linger(struct io_thread *t, struct connection *c) {
 static void drain(struct io_thread *t, struct connection *c, unsigned code) {
   if (c->state == DRAINING || c->state == CLOSED) return;
   tell_closed(t, c, code);
-  set_state(c, DRAINING);
+  set_state(t, c, DRAINING);
   uncount(t, c);
   free(c->kept);
   c->kept = NULL;

@@ -278,20 +278,58 @@ static void publish_to(struct io_thread *t, struct connection *c, const struct p
   else publish_stored(t, c, r);
 }
 
+/* Times the message that was just queued for a receiver. */
+static void time_message(struct connection *c, const struct lw_command_publish *p, uint32_t told) {
+  if (c->out == NULL || c->out->bytes == 0) return;
+  timing_begin(&c->out->timing, p->published_us, p->stamp, told);
+  struct inflight *w = c->inflight;
+  if (w == NULL || w->count == 0) return;
+  const struct inflight_entry *newest = inflight_at(w, w->count - 1);
+  if (newest->seq != p->seq || p->seq == 0) return;
+  /* Slow devices are not what a slow service is: no watch over acknowledgements. */
+  timing_begin(&w->timing, p->published_us, p->stamp, told == TOLD_SLOW ? TOLD_NEVER : told);
+  if (w->timing.stamp == p->stamp) w->timed_id = newest->packet_id;
+}
+
+/* Publishes to one receiver, and times that: where it is followed, or the one of its audience. */
+static void publish_timed(struct io_thread *t, struct connection *c, const struct publish_record *r,
+                          uint32_t audience, uint32_t *follow, int is_chosen) {
+  const struct lw_command_publish *p = &r->publish;
+  uint64_t before = t->stats.deliveries;
+  publish_to(t, c, r, audience);
+  if (t->stats.deliveries == before) return;
+  uint32_t told = p->head.flags & LW_PUBLISH_WATCH ? TOLD_SLOW : TOLD_NEVER;
+  if (*follow > 0) {
+    --*follow;
+    told = TOLD_ALWAYS;
+  } else if (!is_chosen) {
+    return;
+  }
+  time_message(c, p, told);
+}
+
+/* Which of `count` receivers of a message is timed: any, and another one for the next message. */
+static uint32_t timed_receiver(uint32_t stamp, uint32_t count) {
+  return (uint32_t)((uint64_t)(stamp * 2654435761u) * count >> 32);
+}
+
 static void run_publish(struct io_thread *t, const struct publish_record *r) {
   const struct lw_command_publish *p = &r->publish;
   COUNT(t, publishes, 1);
+  uint32_t follow = p->head.flags >> LW_PUBLISH_FOLLOW_SHIFT;
   for (uint32_t i = 0; i < p->audience_count; i++) {
     struct audience *a = audience_find(&t->audiences, r->audiences[i]);
     if (a == NULL) continue;
     const uint32_t *slots = audience_slots(a);
+    uint32_t chosen = p->published_us == 0 ? UINT32_MAX : timed_receiver(p->stamp, a->count);
     for (uint32_t k = 0; k < a->count; k++) {
       struct connection *c = connection_at(t, slots[k]);
       if (c->state != ACTIVE || c->stamp == p->stamp) continue;
       if (p->head.conn == (t->index << 24 | c->slot) && p->head.generation == c->generation)
         continue;
       c->stamp = p->stamp;
-      publish_to(t, c, r, a->id);
+      if (k != chosen && follow == 0) publish_to(t, c, r, a->id);
+      else publish_timed(t, c, r, a->id, &follow, k == chosen);
     }
   }
   /* The same message may follow in other forms, for others: only who had this one has reached it.
@@ -381,7 +419,7 @@ static void run_deliver(struct io_thread *t, struct connection *c, const struct 
 static void run_activate(struct io_thread *t, struct connection *c,
                          const struct lw_command_activate *a) {
   if (c->state != HANDSHAKING) return;
-  set_state(c, ACTIVE);
+  set_state(t, c, ACTIVE);
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = a->keepalive_ms;
   c->frame_bytes_max = a->frame_bytes_max;
@@ -545,6 +583,9 @@ static void sent(struct io_thread *t, struct connection *c, uint32_t size) {
   COUNT(t, out_queue_bytes, -(int64_t)size);
   out_consume(c->out, size);
   c->out->since = (uint32_t)t->now_ms;
+  if (c->out->timing.since_us != 0 && c->out->bytes == 0) {
+    timing_end(t, c, &c->out->timing, LW_TRACED_SENT);
+  }
 }
 
 static void check_room(struct io_thread *t, struct connection *c) {

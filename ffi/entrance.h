@@ -95,13 +95,13 @@ static void refused_received(struct io_thread *t, struct connection *c, const ui
 static void refuse_new(struct io_thread *t, struct connection *c, unsigned code) {
   COUNT(t, closed[code], 1);
   if (awaits_version(t, c)) {
-    set_state(c, HANDSHAKING);
+    set_state(t, c, HANDSHAKING);
     return await_version(t, c, code);
   }
   c->flags |= IS_BUSY_REFUSAL | READ_STOPPED;
   c->code = (uint8_t)code;
   t->busy_count++;
-  set_state(c, DRAINING);
+  set_state(t, c, DRAINING);
   c->seen_ms = (uint32_t)t->now_ms;
   c->timeout_ms = t->reactor->options.linger_ms;
   send_busy(t, c, code, 0);
@@ -252,7 +252,7 @@ static struct connection *accepted(struct io_thread *t, uint32_t index, int fd) 
   if (code != 0) {
     refuse_new(t, c, code);
   } else {
-    set_state(c, HANDSHAKING);
+    set_state(t, c, HANDSHAKING);
     c->flags |= IS_COUNTED | AWAITS_ADDRESS;
     COUNT(t, connections, 1);
     c->seen_ms = (uint32_t)t->now_ms;

@@ -493,6 +493,8 @@ void lw_unlisten(struct lw_reactor *r) {
 
 /* ---------------------------------------------------------------- looking */
 
+uint32_t lw_now_us(void) { return clock_us(); }
+
 void lw_stats(struct lw_reactor *r, struct lw_stats *out) {
   memset(out, 0, sizeof *out);
   uint64_t *sums = (uint64_t *)(void *)out;
@@ -541,6 +543,7 @@ int lw_layout(uint32_t *out, int n) {
   const uint32_t layout[] = {
       LW_ABI_VERSION,
       sizeof(struct lw_event),
+      sizeof(struct lw_traced),
       sizeof(struct lw_inflight),
       sizeof(struct lw_closed),
       sizeof(struct lw_batch),
@@ -553,6 +556,7 @@ int lw_layout(uint32_t *out, int n) {
       sizeof(struct lw_command_deliver),
       sizeof(struct lw_options),
       sizeof(struct lw_listen_options),
+      sizeof(struct lw_latency),
       sizeof(struct lw_stats),
       sizeof(struct lw_peer),
       sizeof(struct lw_tls_options),

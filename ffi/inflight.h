@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "reactor.h"
+#include "latency.h"
 
 enum inflight_state {
   INFLIGHT_SENT = 0,
@@ -32,6 +32,8 @@ struct inflight {
   uint32_t count;     /* entries between the oldest and the newest, done ones included */
   uint32_t capacity;  /* power of two */
   uint32_t chosen;    /* entries whose id the host chose: ids may then be out of sequence */
+  struct timing timing;
+  uint32_t timed_id; /* packet id of the message that is timed */
   struct inflight_entry *entries;
 };
 

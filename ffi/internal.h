@@ -49,6 +49,7 @@
 #include "block.h"
 #include "command_queue.h"
 #include "inflight.h"
+#include "latency.h"
 #include "out_queue.h"
 #include "proxy.h"
 #include "reactor.h"
@@ -163,6 +164,14 @@ struct slot_list {
   uint32_t capacity;
 };
 
+/* An LW_EVENT_TRACED that waits for the end of the turn. */
+struct traced {
+  uint32_t conn;
+  uint32_t generation;
+  uint32_t what; /* enum lw_traced_what */
+  struct lw_traced body;
+};
+
 struct listener {
   uint16_t port;
   uint8_t protocol;
@@ -216,7 +225,9 @@ struct io_thread {
   struct out_queue *spare_queues;
   uint32_t spare_queue_count;
   struct tls_thread *tls; /* NULL = no TLS connection has been here */
-  struct lw_stats stats;  /* this thread's; others read it */
+  struct traced traced[TRACED_MAX];
+  uint32_t traced_count;
+  struct lw_stats stats; /* this thread's; others read it */
 };
 
 /* Where the host keeps on which threads an audience has members. */

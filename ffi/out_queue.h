@@ -12,6 +12,7 @@
 
 #include "block.h"
 #include "frames.h"
+#include "latency.h"
 
 #define OUT_ENTRIES_MIN 4u
 /* First private block of a queue; the next ones double up to the largest. */
@@ -41,6 +42,7 @@ struct out_queue {
   uint32_t sealed;        /* TLS: entries at the front that are ciphertext (out_seal.h) */
   uint32_t sealed_bytes;  /* of them that have not left */
   uint32_t sealed_part;   /* bytes of the first entry behind them that are ciphertext by now */
+  struct timing timing;   /* of a message in it: until the queue is empty */
   struct block *tail;     /* private block that takes more; one reference; NULL = none */
   struct out_queue *next; /* in the thread's pool */
 };

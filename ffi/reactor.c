@@ -1,7 +1,7 @@
 /* The reactor: I/O threads that hold the connections, and the turn that each of them repeats. The
  * parts are in the headers, in the order in which they build on one another: block, ring,
- * command_queue, audience, frames, inflight, out_queue, wheel; internal (structs, and the seam to
- * the backend), connection, stream, deliver, host. One backend is included at the end. */
+ * command_queue, audience, frames, latency, inflight, out_queue, wheel; internal (structs, and the
+ * seam to the backend), connection, stream, deliver, host. One backend is included at the end. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -95,6 +95,26 @@ static void read_ready(struct io_thread *t) {
   t->ready_now.count = 0;
 }
 
+/* Tells what became of messages that are followed; what finds no room is dropped. */
+static void emit_traced(struct io_thread *t) {
+  for (uint32_t i = 0; i < t->traced_count; i++) {
+    const struct traced *one = &t->traced[i];
+    struct lw_event *event = ring_reserve(&t->ring, sizeof one->body);
+    if (event == NULL) {
+      COUNT(t, traced_dropped, t->traced_count - i);
+      break;
+    }
+    event->type = LW_EVENT_TRACED;
+    event->code = 0;
+    event->conn = one->conn;
+    event->generation = one->generation;
+    event->argument = one->what;
+    memcpy(event + 1, &one->body, sizeof one->body);
+    ring_commit(&t->ring, event);
+  }
+  t->traced_count = 0;
+}
+
 static void emit_events(struct io_thread *t) {
   uint32_t i = 0;
   for (; i < t->eventful.count; i++) {
@@ -152,6 +172,7 @@ static void turn(struct io_thread *t) {
   drain_commands(t, 1);
   run_timers(t);
   flush_dirty(t);
+  emit_traced(t);
   emit_events(t);
   COUNT(t, turns, 1);
   wake_host(t);

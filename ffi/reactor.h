@@ -85,6 +85,9 @@ enum lw_event_type {
   /* body: struct lw_inflight, one for each message whose exchange has come to what its field
    * `released` says (enum lw_settled) */
   LW_EVENT_SETTLED = 7,
+  /* body: struct lw_traced. argument: enum lw_traced_what. One that finds no room in the ring or in
+   * the turn is dropped and counted */
+  LW_EVENT_TRACED = 8,
 };
 
 struct lw_event {
@@ -103,6 +106,17 @@ enum lw_settled {
   LW_SETTLED_RETURNED = 1,
   /* LW_ACTIVATE_HOLD_RELEASES: PUBREC came, PUBREL is the host's to send; ACKED follows */
   LW_SETTLED_RECEIVED = 2,
+};
+
+enum lw_traced_what {
+  LW_TRACED_SENT = 0, /* all bytes of the message have been handed to the kernel */
+  LW_TRACED_ACKED = 1,
+};
+
+/* A message that is followed (LW_PUBLISH_FOLLOW_SHIFT), or was slow (LW_PUBLISH_WATCH). */
+struct lw_traced {
+  uint32_t stamp; /* of its PUBLISH */
+  uint32_t us;    /* since it was published */
 };
 
 /* One unacknowledged message of a closed connection, oldest first. */
@@ -231,6 +245,12 @@ enum lw_publish_flags {
   /* DELIVER to a connection that need not be behind (a shared subscription): comes back when
    * there is no room. With ASIDE and SETTLE */
   LW_DELIVER_SHARED = 16,
+  /* PUBLISH: the host is told of it when it took longer than lw_options.slow_us to the socket of
+   * the receiver that is timed */
+  LW_PUBLISH_WATCH = 32,
+  /* PUBLISH, bits 8 to 15: of how many of its receivers, on each thread, the host is told what
+   * became of it (LW_EVENT_TRACED) */
+  LW_PUBLISH_FOLLOW_SHIFT = 8,
 };
 
 struct lw_command_publish {
@@ -245,7 +265,7 @@ struct lw_command_publish {
   uint32_t packet_id_at;
   uint32_t audience_count;
   uint32_t body_size;
-  uint32_t zero;
+  uint32_t published_us; /* lw_now_us() of when it came; 0 = it is not timed */
   /* uint32_t audiences[audience_count], padded to 8 bytes; then body_size bytes: one frame */
 };
 
@@ -278,7 +298,7 @@ struct lw_options {
   uint32_t connects_per_s;            /* 0 = no bound; so are the next two */
   uint32_t connects_per_source_per_s; /* a source is an IPv4 address or an IPv6 /64 */
   uint32_t connections_per_source;
-  uint32_t zero;
+  uint32_t slow_us; /* see LW_PUBLISH_WATCH */
 };
 
 enum lw_listen_flags {
@@ -307,6 +327,17 @@ struct lw_listen_options {
   uint8_t reasons[LW_CODE_COUNT]; /* what stands there, by enum lw_code */
 };
 
+/* Durations. Bucket 0 counts those up to LW_LATENCY_FIRST_US, then there are two for each power of
+ * two, the last counts what is over LW_LATENCY_LAST_US. */
+#define LW_LATENCY_FIRST_US 16u
+#define LW_LATENCY_LAST_US (1u << 25)
+#define LW_LATENCY_BUCKETS 44u
+
+struct lw_latency {
+  uint64_t counts[LW_LATENCY_BUCKETS];
+  uint64_t sum_us;
+};
+
 /* Sums over all I/O threads. */
 struct lw_stats {
   uint64_t connections; /* open now */
@@ -331,8 +362,15 @@ struct lw_stats {
   uint64_t tls_objects;     /* connections that hold an OpenSSL object after it: some 14 KB each */
   uint64_t tls_kernel;      /* connections whose records the kernel has been given to make */
   uint64_t sources_untracked;      /* connects of sources that the table had no room for */
+  uint64_t traced_dropped;         /* LW_EVENT_TRACED that found no room */
   uint64_t closed[LW_CODE_COUNT];  /* connections closed, by code */
   uint64_t dropped[LW_CODE_COUNT]; /* messages dropped, by code */
+  /* open now: by enum lw_protocol - 1; handshaking, active, draining */
+  uint64_t states[2][3];
+  /* of each message, audience and thread one receiver, from published_us on: until its out-queue
+   * was empty again, and until its exchange was over */
+  struct lw_latency to_socket;
+  struct lw_latency to_acked;
 };
 
 struct lw_peer {
@@ -479,6 +517,9 @@ void lw_wake(struct lw_reactor *reactor);
  * command_queue_bytes_max; records given here are never refused), or -EINVAL for a record that is
  * not well-formed, which is a bug of the host. */
 int64_t lw_submit(struct lw_reactor *reactor, const void *commands, size_t bytes);
+
+/* The clock of published_us: monotonic microseconds, modulo 2^32; never 0. From any thread. */
+uint32_t lw_now_us(void);
 
 /* Sums up the counters. */
 void lw_stats(struct lw_reactor *reactor, struct lw_stats *out);

@@ -22,8 +22,8 @@ const abi_version = 1;
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
 // deno-fmt-ignore
 const layout = [
-  abi_version, 24, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 2224, 20, 24, 18, scan_bytes,
-  row_bytes,
+  abi_version, 24, 8, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 360, 3000, 20, 24, 18,
+  scan_bytes, row_bytes,
 ];
 /** Descriptors that one scan lists. */
 const scan_rows_max = 512;
@@ -48,6 +48,7 @@ const symbols = {
   lw_wait: { parameters: ["pointer", "i32"], result: "i32", nonblocking: true },
   lw_wake: { parameters: ["pointer"], result: "void" },
   lw_submit: { parameters: ["pointer", "buffer", "usize"], result: "i64" },
+  lw_now_us: { parameters: [], result: "u32" },
   lw_stats: { parameters: ["pointer", "buffer"], result: "void" },
   lw_peer: { parameters: ["pointer", "u32", "u32", "buffer"], result: "i32" },
   lw_trust_proxies: { parameters: ["pointer", "buffer", "u32"], result: "i32" },
@@ -80,6 +81,7 @@ const Event = {
   behind: 5,
   room: 6,
   settled: 7,
+  traced: 8,
 } as const;
 const Command = {
   send: 1,
@@ -138,6 +140,8 @@ export interface Closed {
 
 /** Who gets the events of a poll; views of `bytes` die when the call returns. */
 export interface ReactorHandler {
+  /** What follows until the next call lay in this many bytes of one ring. */
+  on_stretch(bytes: number): void;
   /** One whole frame in bytes[begin, end). `first` = the first of its connection. */
   on_frame(
     conn: number,
@@ -160,7 +164,13 @@ export interface ReactorHandler {
   on_room(conn: number, generation: number, messages: number, delivered: number): void;
   /** Only for messages whose delivery asked for it (`settle`), and with `hold_releases`. */
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void;
+  /** Of a message that is followed or was slow: `us` since it was published. */
+  on_traced(conn: number, generation: number, what: Traced, stamp: number, us: number): void;
 }
+
+/** enum lw_traced_what: it has left for the device, the device has acknowledged it. */
+export type Traced = "sent" | "acked";
+const traced_whats: readonly Traced[] = ["sent", "acked"];
 
 export interface ReactorOptions {
   readonly thread_count: number;
@@ -183,6 +193,8 @@ export interface ReactorOptions {
   readonly connects_per_s?: number;
   readonly connects_per_source_per_s?: number;
   readonly connections_per_source?: number;
+  /** See PublishOptions.watch. */
+  readonly slow_us?: number;
 }
 
 export interface ListenOptions {
@@ -220,7 +232,26 @@ export interface ReactorStats {
   readonly counters: Readonly<Record<(typeof stat_names)[number], number>>;
   readonly closed: readonly number[];
   readonly dropped: readonly number[];
+  /** Open connections by protocol and state. */
+  readonly states: Readonly<Record<keyof typeof protocols, ConnectionStates>>;
+  /** From publish() until the message has left for one of its receivers, or was acknowledged. */
+  readonly to_socket: Latency;
+  readonly to_acked: Latency;
 }
+
+export interface ConnectionStates {
+  readonly handshaking: number;
+  readonly active: number;
+  readonly draining: number;
+}
+
+/** struct lw_latency: how often durations were up to each of its bounds, and at last: longer. */
+export interface Latency {
+  readonly counts: readonly number[];
+  readonly sum_us: number;
+}
+
+const latency_buckets = 44;
 
 const stat_names = [
   "connections",
@@ -245,6 +276,7 @@ const stat_names = [
   "tls_objects",
   "tls_kernel",
   "sources_untracked",
+  "traced_dropped",
 ] as const;
 const code_count = 128;
 
@@ -294,6 +326,8 @@ export interface Reactor {
   /** on_acked from now on, whatever it was activated with. */
   report_acks(conn: number, generation: number): void;
   flush(): void;
+  /** Monotonic microseconds, modulo 2^32; never 0. */
+  now_us(): number;
   stats(): ReactorStats;
   peer(conn: number, generation: number): string;
   /** The verified certificate of a device; undefined = it has shown none. */
@@ -349,6 +383,12 @@ export interface PublishOptions {
   /** Connection left out (no-local), or conn_none. */
   readonly except_conn: number;
   readonly except_generation: number;
+  /** now_us() of when it came; 0 = it is not timed. */
+  readonly published_us: number;
+  /** Of how many receivers (up to 255, on each I/O thread) on_traced tells; 0 = of none. */
+  readonly follow: number;
+  /** on_traced tells of the receiver that is timed, when it took more than `slow_us`. */
+  readonly watch: boolean;
 }
 
 export interface DeliverOptions {
@@ -389,7 +429,9 @@ class NativeReactor implements OwnReactor {
   readonly #handle: Deno.PointerValue;
   readonly #rings: { bytes: Uint8Array; words: Uint32Array }[] = [];
   readonly #batches: Uint32Array;
-  readonly #stats = new BigUint64Array(stat_names.length + 2 * code_count);
+  readonly #stats = new BigUint64Array(
+    stat_names.length + 2 * code_count + 6 + 2 * (latency_buckets + 1),
+  );
   #waiting: Promise<unknown> = Promise.resolve();
   #scanning: Promise<unknown> = Promise.resolve();
   /** False = no device has been asked for a certificate. */
@@ -460,6 +502,7 @@ class NativeReactor implements OwnReactor {
       const end = this.#batches[at + 2];
       const is_late = events > 0 && performance.now() >= until_ms;
       const stretch = { begin, end: is_late ? begin : end };
+      handler.on_stretch(end - begin);
       events += walk(ring.bytes, ring.words, stretch, handler, until_ms);
       this.#batches[at + 2] = stretch.end;
     }
@@ -571,13 +614,14 @@ class NativeReactor implements OwnReactor {
     const header = 48 + ((audiences.length * 4 + 7) & ~7);
     const { except_conn, except_generation } = publish;
     const word = this.#begin(Command.publish, except_conn, except_generation, header + bytes_max);
-    this.#words[word + 1] = Command.publish | publish.qos << 16;
+    const flags = publish.qos | (publish.watch ? 32 : 0) | publish.follow << 8;
+    this.#words[word + 1] = Command.publish | flags << 16;
     this.#words[word + 4] = publish.seq;
     this.#words[word + 5] = publish.seq / 0x1_0000_0000;
     this.#words[word + 6] = publish.stamp;
     this.#words[word + 7] = publish.key;
     this.#words[word + 9] = audiences.length;
-    this.#words[word + 11] = 0;
+    this.#words[word + 11] = publish.published_us;
     for (let index = 0; index < audiences.length; index++) {
       this.#words[word + 12 + index] = audiences[index];
     }
@@ -641,14 +685,29 @@ class NativeReactor implements OwnReactor {
     this.pending_bytes = check("lw_submit", Number(pending));
   }
 
+  now_us(): number {
+    return this.#call.lw_now_us();
+  }
+
   stats(): ReactorStats {
     this.#call.lw_stats(this.#handle, this.#stats);
     const numbers = Array.from(this.#stats, Number);
-    const counters = Object.fromEntries(stat_names.map((name, index) => [name, numbers[index]]));
+    let at = 0;
+    const take = (count: number) => numbers.slice(at, at += count);
+    const values = take(stat_names.length);
+    const counters = Object.fromEntries(stat_names.map((name, index) => [name, values[index]]));
+    const states = () => {
+      const [handshaking, active, draining] = take(3);
+      return { handshaking, active, draining };
+    };
+    const latency = () => ({ counts: take(latency_buckets), sum_us: take(1)[0] });
     return {
       counters: counters as ReactorStats["counters"],
-      closed: numbers.slice(stat_names.length, stat_names.length + code_count),
-      dropped: numbers.slice(stat_names.length + code_count),
+      closed: take(code_count),
+      dropped: take(code_count),
+      states: { longwire: states(), mqtt: states() },
+      to_socket: latency(),
+      to_acked: latency(),
     };
   }
 
@@ -725,7 +784,7 @@ function pack_options(options: ReactorOptions): Uint32Array<ArrayBuffer> {
     options.connects_per_s ?? 0,
     options.connects_per_source_per_s ?? 0,
     options.connections_per_source ?? 0,
-    0,
+    options.slow_us ?? 0,
   ]);
 }
 
@@ -826,6 +885,11 @@ function walk(
       case Event.settled:
         handler.on_settled(conn, generation, read_settled(words, body >>> 2, words[word + 4]));
         break;
+      case Event.traced: {
+        const [stamp, us] = words.subarray(body >>> 2, (body >>> 2) + 2);
+        handler.on_traced(conn, generation, traced_whats[argument], stamp, us);
+        break;
+      }
       case Event.pad:
         break;
       default:

@@ -93,6 +93,9 @@ static void take_ack(struct io_thread *t, struct connection *c, const uint8_t *f
     is_over = frame[0] == MQTT_PUBACK ? entry->qos == 1 : entry->state != INFLIGHT_SENT;
   }
   if (!is_over) return;
+  if (c->inflight->timing.since_us != 0 && c->inflight->timed_id == id) {
+    timing_end(t, c, &c->inflight->timing, LW_TRACED_ACKED);
+  }
   if (entry->flags & LW_DELIVER_SETTLE) {
     entry->state = INFLIGHT_SETTLED;
     return mark_pending(t, c, PENDING_SETTLED);

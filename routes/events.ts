@@ -99,6 +99,11 @@ class EventStream implements Sink {
 
 const open_streams = new WeakMap<Context, Set<EventStream>>();
 
+/** How many streams are open. */
+export function count_event_streams(context: Context): number {
+  return open_streams.get(context)?.size ?? 0;
+}
+
 /** Ends every stream, for a service that stops. */
 export function end_event_streams(context: Context): void {
   for (const stream of [...open_streams.get(context) ?? []]) stream.end();

@@ -286,6 +286,11 @@ class JsonSocket implements PublishOrigin {
 
 const open_sockets = new WeakMap<Context, Set<JsonSocket>>();
 
+/** How many sockets are open. */
+export function count_json_sockets(context: Context): number {
+  return open_sockets.get(context)?.size ?? 0;
+}
+
 /** Ends every socket, for a service that stops. */
 export function end_json_sockets(context: Context): void {
   for (const socket of [...open_sockets.get(context) ?? []]) {

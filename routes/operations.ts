@@ -16,10 +16,10 @@ export function readyz(_call: Call, context: Context): Response {
   return Response.json({ status: "ready" });
 }
 
-/** GET /metrics: Prometheus text format 0.0.4. */
-export async function metrics(_call: Call, context: Context): Promise<Response> {
-  const text = await context.metrics.text();
-  return new Response(text, { headers: { "content-type": context.metrics.content_type } });
+/** GET /metrics: Prometheus text format 0.0.4, or OpenMetrics 1.0.0 where Accept asks for it. */
+export async function metrics({ request }: Call, context: Context): Promise<Response> {
+  const { text, content_type } = await context.metrics.text(request.headers.get("accept"));
+  return new Response(text, { headers: { "content-type": content_type, "vary": "accept" } });
 }
 
 /** GET /v1/fds: what the process has open, and what of it nobody holds. */

@@ -56,6 +56,7 @@ const defaults: Config = {
   peer_ca: "",
   zone: "",
   log_level: "info",
+  histograms: "on",
   shutdown_timeout_s: 10,
 };
 
@@ -124,6 +125,7 @@ Deno.test("every setting can be written in all its forms", () => {
     [["--max-connections=auto"], { max_connections: "auto" }],
     [["--node_id", "node-1.eu"], { node_id: "node-1.eu" }],
     [["--log_level", "debug"], { log_level: "debug" }],
+    [["--histograms", "off"], { histograms: "off" }],
     [["--shutdown_timeout_s", "0"], { shutdown_timeout_s: 0 }],
     // one port for all is no clash when the kernel picks it
     [["--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"], {

@@ -328,6 +328,9 @@ export class FakeReactor implements Reactor {
   unlisten(): void {}
   wake(): void {}
   close(): void {}
+  now_us(): number {
+    return Math.floor(performance.now() * 1000) % 0x1_0000_0000 || 1;
+  }
   listen(): number {
     return 0;
   }
@@ -337,6 +340,17 @@ export class FakeReactor implements Reactor {
   peer(): string {
     return "fake";
   }
+  /** Of nothing, for tests that count something of their own. */
+  readonly no_stats = {
+    closed: [],
+    dropped: [],
+    states: {
+      longwire: { handshaking: 0, active: 0, draining: 0 },
+      mqtt: { handshaking: 0, active: 0, draining: 0 },
+    },
+    to_socket: { counts: [], sum_us: 0 },
+    to_acked: { counts: [], sum_us: 0 },
+  };
   stats(): ReactorStats {
     throw new Error("a fake reactor counts nothing");
   }

@@ -24,6 +24,8 @@ function noting(activate: (conn: number, generation: number) => void, ids: numbe
     on_behind: ignore,
     on_room: ignore,
     on_settled: ignore,
+    on_stretch: ignore,
+    on_traced: ignore,
   } satisfies ReactorHandler;
 }
 

@@ -65,8 +65,8 @@ Deno.test("$SYS: those who listen are told again, and nothing is made up for nob
   const reactor = new FakeReactor();
   const counters = { frames_in: 0, bytes_in: 0, accepted: 0 };
   reactor.stats = () => ({
+    ...reactor.no_stats,
     counters: new Proxy(counters, { get: (of, name) => Reflect.get(of, name) ?? 0 }) as never,
-    closed: [],
     dropped: [3],
   });
   const store = new MemoryStore();

@@ -28,6 +28,9 @@ struct stub_heard {
   uint32_t room;
   struct lw_inflight settled[64];
   uint32_t settled_count;
+  struct lw_traced traced; /* the last one, and what of it */
+  uint32_t traced_what;
+  uint32_t traced_count;
 };
 
 struct stub_rig {
@@ -130,6 +133,10 @@ static inline void rig_take(void *owner, const struct lw_event *event) {
     h->room = event->argument;
   } else if (event->type == LW_EVENT_SETTLED) {
     rig_take_settled(h, event);
+  } else if (event->type == LW_EVENT_TRACED) {
+    memcpy(&h->traced, event + 1, sizeof h->traced);
+    h->traced_what = event->argument;
+    h->traced_count++;
   } else {
     CHECK(0, "event %u", event->type);
   }

@@ -5,6 +5,7 @@
 #include "unit_alias.h"
 #include "unit_audience.h"
 #include "unit_inflight.h"
+#include "unit_latency.h"
 #include "unit_out_queue.h"
 #include "unit_queues.h"
 #include "unit_reactor.h"
@@ -26,6 +27,7 @@ int main(int argc, char **argv) {
   unit_stream();
   unit_reactor(seed);
   unit_settle();
+  unit_latency();
   unsigned problems = atomic_load(&check_problems);
   if (problems > 0) fprintf(stderr, "%u problems\n", problems);
   return problems > 0;
