@@ -379,7 +379,18 @@ async function serve(args: readonly string[]): Promise<void> {
   const descriptors = new Descriptors(() => reactor.descriptors(), now_ms);
   metrics.add_descriptors(descriptors);
   const bridged = { is_stopping: () => is_stopping || drain.is_draining, open_bridge };
-  const context = { ...shown, descriptors, devices, receipts, read_page, log, now_ms, ...bridged };
+  const { body_timeout_s } = config;
+  const context = {
+    ...shown,
+    body_timeout_s,
+    descriptors,
+    devices,
+    receipts,
+    read_page,
+    log,
+    now_ms,
+    ...bridged,
+  };
   const web = await serve_web(config, context, front, auth === null);
   const running = hub.run();
   console.log(startup.started_text({

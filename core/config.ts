@@ -90,6 +90,7 @@ export interface Config {
   readonly log_level: LogLevel;
   /** off = nothing is measured that costs something with each message: for comparison. */
   readonly histograms: "on" | "off";
+  readonly body_timeout_s: number;
   /** 0 = connections are closed at once. */
   readonly shutdown_timeout_s: number;
 }
@@ -415,6 +416,12 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: forms.choice("on", "off"),
     fallback: "on",
     help: "latency and sizes in /metrics; off, to see what measuring costs",
+  },
+  body_timeout_s: {
+    type: forms.whole_number(1, 3600),
+    fallback: "30",
+    unit: "s",
+    help: "within which the body of a call over HTTP must be complete; NDJSON streams have no end",
   },
   shutdown_timeout_s: {
     type: forms.whole_number(0, 3600),

@@ -88,6 +88,11 @@ export class Gate {
     return this.#open;
   }
 
+  /** Whether calls need no token. */
+  get is_open(): boolean {
+    return this.options.auth === null;
+  }
+
   /** Whether certificates name devices. */
   get takes_certificates(): boolean {
     return this.options.certificate_permissions !== null;

@@ -33,8 +33,6 @@ export const limits = Object.freeze({
   publish_stream_turns_max: 16,
   /** Body of one POST /v1/publish that is not NDJSON. */
   publish_body_bytes_max: 8 << 20,
-  /** The body of a call must be complete within this time. */
-  body_timeout_ms: 30_000,
   /** TLS handshakes under way at once (each holds some 50 KB meanwhile); the others wait. */
   tls_handshakes_max: 1024,
   /** First packet must be complete within this time. */

@@ -1,41 +1,34 @@
 /** Reads what a request brings, within bounds: bodies, query parameters, durations. */
 import { codes, Refusal } from "../core/codes.ts";
-import { Deadlines } from "../core/deadlines.ts";
 import { duration_ms } from "../core/duration.ts";
 import { limits } from "../core/limits.ts";
+import { in_time } from "./body_time.ts";
+import type { Context } from "./context.ts";
 
 function too_large(bytes_max: number): Refusal {
   return new Refusal(codes.body_too_large, `The body is larger than ${bytes_max} bytes`);
 }
-
-/** Bodies that are being read. */
-const deadlines = new Deadlines(() => performance.now());
 
 /**
  * The whole body, decompressed. Throws, or answers with, Refusal: body_too_large as soon as it is
  * known to be over the bound (decompressed, so a bomb is no larger), body_timeout,
  * encoding_unsupported, payload_invalid for what cannot be decompressed.
  */
-export function read_body(request: Request, bytes_max: number): Promise<Uint8Array> {
+export function read_body(
+  request: Request,
+  bytes_max: number,
+  { body_timeout_s }: Pick<Context, "body_timeout_s">,
+): Promise<Uint8Array> {
   const { headers } = request;
   const encoding = headers.get("content-encoding");
   if (encoding !== null && encoding !== "identity") {
-    return in_time(read_encoded(request, encoding, bytes_max));
+    return in_time(read_encoded(request, encoding, bytes_max), body_timeout_s);
   }
   const announced = headers.get("content-length");
-  if (announced === null) return in_time(read_stream(request.body, bytes_max));
+  if (announced === null) return in_time(read_stream(request.body, bytes_max), body_timeout_s);
   if (Number(announced) > bytes_max) throw too_large(bytes_max);
-  return in_time(request.bytes()); // the server holds the sender to its Content-Length
-}
-
-/** Settles as the body does, if it does so in time. */
-function in_time(body: Promise<Uint8Array>): Promise<Uint8Array> {
-  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-  const ends_ms = performance.now() + limits.body_timeout_ms;
-  const late = { due: () => reject(new Refusal(codes.body_timeout)) };
-  deadlines.add(ends_ms, late);
-  body.then(resolve, reject).finally(() => deadlines.remove(ends_ms, late));
-  return promise;
+  // The server holds the sender to its Content-Length.
+  return in_time(request.bytes(), body_timeout_s);
 }
 
 /** RFC 9110 section 8.4.1; one encoding, not a list of them. */

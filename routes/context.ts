@@ -19,6 +19,8 @@ export type DeviceProtocol = "mqtt" | "longwire";
 export interface Context {
   /** Of the service. */
   readonly version: string;
+  /** Within which a request must have brought its body. */
+  readonly body_timeout_s: number;
   /** A file of routes/page. */
   readonly read_page: (name: string) => Uint8Array<ArrayBuffer>;
   readonly gate: Gate;

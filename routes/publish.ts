@@ -2,7 +2,7 @@
 import { admit_publish } from "../core/access.ts";
 import { codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
-import type { Message, Qos } from "../core/message.ts";
+import type { Message, MessageProperties, Qos } from "../core/message.ts";
 import type { Once } from "../core/router.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import { parse_duration_ms, parse_flag, read_body } from "./body.ts";
@@ -66,7 +66,21 @@ export function message_of(
     expires_ms: ttl_ms === 0 ? 0 : now_ms + ttl_ms,
     key,
   };
-  return content_type === null ? message : { ...message, properties: { content_type } };
+  return content_type === null ? message : { ...message, properties: properties_of(content_type) };
+}
+
+/** Content types that were seen last: messages with the same one share the object. */
+const known_types = new Map<string, MessageProperties>();
+const known_types_max = 64;
+
+function properties_of(content_type: string): MessageProperties {
+  let properties = known_types.get(content_type);
+  if (properties === undefined) {
+    if (known_types.size >= known_types_max) known_types.clear();
+    properties = Object.freeze({ content_type });
+    known_types.set(content_type, properties);
+  }
+  return properties;
 }
 
 /** What curl and forms send unasked says nothing about the payload. */
@@ -84,7 +98,7 @@ export async function publish_raw(call: Call, context: Context): Promise<Respons
   const retain = parse_flag("retain", query.get("retain"));
   const ttl = query.get("ttl");
   const ttl_ms = ttl === null ? 0 : parse_duration_ms("ttl", ttl);
-  const payload = await read_body(call.request, limits.payload_bytes_max);
+  const payload = await read_body(call.request, limits.payload_bytes_max, context);
   const one = new One(context.store.epoch);
   const now_ms = context.now_ms();
   const options = {

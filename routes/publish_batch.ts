@@ -126,7 +126,7 @@ export async function publish_many(call: Call, context: Context): Promise<Respon
   if (ndjson_types.test(call.request.headers.get("content-type") ?? "")) {
     return await publish_lines(call, context);
   }
-  const body = await read_body(call.request, limits.publish_body_bytes_max);
+  const body = await read_body(call.request, limits.publish_body_bytes_max, context);
   let text: string;
   try {
     text = decoder.decode(body);

@@ -59,7 +59,7 @@ export async function push(call: Call, context: Context): Promise<Response> {
   const ttl = query.get("ttl");
   const ttl_ms = ttl === null ? 0 : parse_duration_ms("ttl", ttl);
   const wait_ms = parse_wait(query);
-  const payload = await read_body(request, limits.payload_bytes_max);
+  const payload = await read_body(request, limits.payload_bytes_max, context);
   const now_ms = context.now_ms();
   const inner = admit(call, topic, payload.length, now_ms);
   const { receipts, store } = context;

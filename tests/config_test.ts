@@ -57,6 +57,7 @@ const defaults: Config = {
   zone: "",
   log_level: "info",
   histograms: "on",
+  body_timeout_s: 30,
   shutdown_timeout_s: 10,
 };
 

@@ -131,6 +131,30 @@ Deno.test("a body that is too large is refused before it is read", async () => {
   assertEquals(await service.metric('longwire_http_refusals_total{code="body_too_large"}'), 2);
 });
 
+Deno.test("a body that does not come in time is answered, and others are not held up", async () => {
+  await using service = await Service.start({ args: ["--body_timeout_s", "1"] });
+  const gzipped = "Content-Encoding: gzip";
+  const begun = [
+    head(service, "Content-Length: 100") + "x".repeat(10),
+    head(service, "Content-Length: 100"),
+    head(service, chunked) + "5\r\nhello\r\n",
+    head(service, chunked, gzipped) + "1\r\n\x1f\r\n",
+  ];
+  const answers = begun.map((text) => within(first_of(service, text), "an answer"));
+  const other = await fetch(`${service.http}/v1/topics/other`, { method: "POST", body: "x" });
+  assertEquals(other.status, 200);
+  await other.body?.cancel();
+  for (const answer of answers) {
+    const said = await answer;
+    assert(said.startsWith("HTTP/1.1 408"), said);
+    assert(said.includes('"code":"body_timeout"'), said);
+  }
+  const refusals = 'longwire_http_refusals_total{code="body_timeout"}';
+  assertEquals(await service.metric(refusals), begun.length);
+  const { messages } = await (await fetch(`${service.http}/v1/topics/smuggled/messages`)).json();
+  assertEquals(messages, []);
+});
+
 Deno.test("without keys only pages of its own, by its address, may call", async () => {
   await using service = await Service.start();
   const { host } = new URL(service.http);

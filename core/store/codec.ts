@@ -271,6 +271,17 @@ export function read_stored_row(source: ByteReader): StoredMessage {
 
 /** Properties as they rest in the log: JSON, bytes in base64. */
 export function properties_text(properties: MessageProperties): string {
+  // Back ends publish with one and the same object for a content type, again and again.
+  if (properties === last_properties) return last_text;
+  last_text = text_of_properties(properties);
+  last_properties = properties;
+  return last_text;
+}
+
+let last_properties: MessageProperties | undefined;
+let last_text = "";
+
+function text_of_properties(properties: MessageProperties): string {
   const { correlation_data, ...rest } = properties;
   return JSON.stringify(
     correlation_data === undefined

@@ -19,11 +19,15 @@ export interface MemoryOptions {
   readonly idempotency_ttl_ms?: number;
 }
 
+/** Messages are copied to the window in pieces of about this size. */
+const piece_bytes = 64 << 10;
+
 export class MemoryStore implements Store {
   readonly epoch: string = crypto.randomUUID();
   readonly #window: Window;
-  /** Scratch of one message. */
+  /** Scratch of an append: encoded messages, and where each of them ends. */
   readonly #out = new ByteWriter(new Uint8Array(4096));
+  readonly #ends: number[] = [];
   readonly #idempotency_ttl_ms: number;
   readonly #retained = new RetainedMap();
   readonly #sessions = new Map<string, StoredSession>();
@@ -53,12 +57,23 @@ export class MemoryStore implements Store {
     const out = this.#out;
     const offset = window.head + 1;
     this.#assert_room(messages);
-    for (const message of messages) {
+    for (let start = 0; start < messages.length;) {
+      // As one piece, up to a bound: a copy for each message would cost as much as writing it.
       out.size = 0;
-      write_message(out, message);
+      this.#ends.length = 0;
+      let end = start;
+      do {
+        write_message(out, messages[end++]);
+        this.#ends.push(out.size);
+      } while (end < messages.length && out.size < piece_bytes);
       const position = window.add_bytes(out.take());
-      window.push(message.topic, message.expires_ms, position, out.size);
-      if (message.retain) this.#retained.set(stored(message, window.head));
+      let from = 0;
+      for (const to of this.#ends) {
+        const message = messages[start++];
+        window.push(message.topic, message.expires_ms, position + from, to - from);
+        if (message.retain) this.#retained.set(stored(message, window.head));
+        from = to;
+      }
     }
     this.#appended += messages.length;
     return offset;
