@@ -1,7 +1,6 @@
 /** Reads what a request brings, within bounds: bodies, query parameters, durations. */
 import { codes, Refusal } from "../core/codes.ts";
 import { duration_ms } from "../core/duration.ts";
-import { limits } from "../core/limits.ts";
 import { in_time } from "./body_time.ts";
 import type { Context } from "./context.ts";
 
