@@ -25,7 +25,7 @@ class Reading {
 /** Ends of the list: `after` is the oldest, `before` the newest. */
 const ends = new Reading(0, () => {});
 let tick = 0;
-let timer: number | undefined;
+let timer: ReturnType<typeof setInterval> | undefined;
 
 /**
  * Settles as the body does, or with Refusal(body_timeout), up to a second late.
