@@ -62,6 +62,11 @@ export interface ClientOptions {
   readonly clean?: boolean;
   /** Heartbeat interval to ask for; 0 = the service's. */
   readonly keepalive_s?: number;
+  /**
+   * A connection that brings nothing for so long is given up; 0 = after three heartbeats. With less
+   * than one heartbeat's interval it never lasts.
+   */
+  readonly silence_max_ms?: number;
   /** Where the application stands; absent = where the service last heard that it stood. */
   readonly cursor?: FrameCursor;
   /** Absent = TCP, or WebSocket for an address that is a URL. */
@@ -102,6 +107,7 @@ const defaults: Defaults = Object.freeze({
   token: "",
   clean: false,
   keepalive_s: 0,
+  silence_max_ms: 0,
   open: open_any,
   connect_timeout_ms: 10_000,
   attempts_max: Infinity,
@@ -510,7 +516,8 @@ export class Client implements AsyncIterable<ClientEvent> {
     if (!this.#has_cursor && !welcome.resumed) {
       this.#start_from(welcome.epoch, welcome.head_offset);
     }
-    link.keep_alive(welcome.keepalive_s || limits.keepalive_default_s, this.#clock);
+    const keepalive_s = welcome.keepalive_s || limits.keepalive_default_s;
+    link.keep_alive(keepalive_s, this.#clock, this.#options.silence_max_ms);
     link.compress(welcome.dictionaries);
     this.#welcomed = true;
     this.#push({ type: "connected", welcome });

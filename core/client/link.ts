@@ -39,9 +39,12 @@ export class Link {
     return this.#failure === undefined;
   }
 
-  /** Sends a heartbeat in each interval; three of the server's missed end the connection. */
-  keep_alive(keepalive_s: number, clock: ServerClock): void {
-    this.#silence_ms = keepalive_s * 1000 * limits.heartbeats_missed_max;
+  /**
+   * Sends a heartbeat in each interval. `silence_max_ms` without anything end the connection;
+   * 0 = three of the server's heartbeats missed.
+   */
+  keep_alive(keepalive_s: number, clock: ServerClock, silence_max_ms: number): void {
+    this.#silence_ms = silence_max_ms || keepalive_s * 1000 * limits.heartbeats_missed_max;
     this.#heartbeat = setInterval(() => {
       clock.heartbeat_sent();
       this.send({ type: "heartbeat", time_s: Math.floor(clock.time_ms / 1000) });

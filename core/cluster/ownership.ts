@@ -10,7 +10,8 @@ import { Status } from "./health.ts";
 import { Holdings } from "./holdings.ts";
 import { Membership } from "./membership.ts";
 import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
-import { type Handlers, Peers, PeerServer, type PeerTls } from "./peer.ts";
+import { type Handlers, Peers, PeerServer } from "./peer.ts";
+import type { PeerTls } from "./peer_tls.ts";
 import { Registry } from "./registry.ts";
 
 export interface NodeOptions {

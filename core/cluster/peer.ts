@@ -10,14 +10,9 @@ import { format_address } from "../address.ts";
 import { Health, health_service } from "./health.ts";
 import type { Registrars } from "./holdings.ts";
 import type { Member, View } from "./mod.ts";
+import { client_credentials, host_of, server_credentials, tls_options } from "./peer_tls.ts";
+import type { PeerTls } from "./peer_tls.ts";
 import type { Announced, AskOwner, Granted, HandOver, Speaker } from "./registry.ts";
-
-/** Certificate files of a node, PEM. */
-export interface PeerTls {
-  readonly cert: Uint8Array;
-  readonly key: Uint8Array;
-  readonly ca: Uint8Array;
-}
 
 const call_timeout_ms = 3000;
 const announce_timeout_ms = 1000;
@@ -95,12 +90,7 @@ export class PeerServer {
 
   /** Answers the port. */
   listen(address: Address, tls: PeerTls | undefined): Promise<number> {
-    const credentials = tls === undefined
-      ? grpc.ServerCredentials.createInsecure()
-      : grpc.ServerCredentials.createSsl(Buffer.from(tls.ca), [{
-        private_key: Buffer.from(tls.key),
-        cert_chain: Buffer.from(tls.cert),
-      }], true);
+    const credentials = server_credentials(tls);
     return new Promise((resolve, reject) => {
       this.#server.bindAsync(format_address(address), credentials, (error, port) => {
         if (error === null) resolve(port);
@@ -124,11 +114,12 @@ class Peer {
 
   constructor(
     readonly member: Member,
-    credentials: grpc.ChannelCredentials,
+    tls: PeerTls | undefined,
     readonly on_dead: (member: Member) => void,
   ) {
-    this.#client = new grpc.Client(member.peer, credentials, {
+    this.#client = new grpc.Client(member.peer, client_credentials(tls, member.peer), {
       ...keepalive,
+      ...tls_options,
       "grpc.initial_reconnect_backoff_ms": 50,
       "grpc.min_reconnect_backoff_ms": 50,
       "grpc.max_reconnect_backoff_ms": 500,
@@ -197,13 +188,12 @@ class Peer {
 
 /** Whether nobody listens there: a host that does not answer does not say so. */
 async function refuses(place: string): Promise<boolean> {
-  const colon = place.lastIndexOf(":");
-  const hostname = place.slice(0, colon).replace(/^\[|\]$/g, "");
+  const hostname = host_of(place);
   const signal = AbortSignal.timeout(probe_timeout_ms);
   try {
     const connection = await Deno.connect({
       hostname,
-      port: Number(place.slice(colon + 1)),
+      port: Number(place.slice(place.lastIndexOf(":") + 1)),
       signal,
     });
     connection.close();
@@ -216,24 +206,15 @@ async function refuses(place: string): Promise<boolean> {
 /** The other members, and this node itself, which is spoken to without a wire. */
 export class Peers implements Registrars {
   readonly #peers = new Map<string, Peer>();
-  readonly #credentials: grpc.ChannelCredentials;
 
   constructor(
     readonly node_id: string,
     /** Of this node, now. */
     readonly run: () => string,
     readonly own: Handlers,
-    tls: PeerTls | undefined,
+    readonly tls: PeerTls | undefined,
     readonly on_dead: (member: Member) => void,
-  ) {
-    this.#credentials = tls === undefined
-      ? grpc.credentials.createInsecure()
-      : grpc.credentials.createSsl(
-        Buffer.from(tls.ca),
-        Buffer.from(tls.key),
-        Buffer.from(tls.cert),
-      );
-  }
+  ) {}
 
   set_view({ members }: View): void {
     for (const [node_id, peer] of this.#peers) {
@@ -243,7 +224,7 @@ export class Peers implements Registrars {
     }
     for (const member of members.values()) {
       if (member.node_id === this.node_id || this.#peers.has(member.node_id)) continue;
-      this.#peers.set(member.node_id, new Peer(member, this.#credentials, this.on_dead));
+      this.#peers.set(member.node_id, new Peer(member, this.tls, this.on_dead));
     }
   }
 

@@ -40,7 +40,7 @@ async function hash(parts: readonly string[]): Promise<string> {
  * @throws BuildError when there is no compiler or the source does not compile here.
  */
 export async function ensure_program(
-  name: "fds" | "load" | "load_tls" | "probe" | "raw",
+  name: "fds" | "fleet" | "load" | "load_tls" | "probe" | "raw",
 ): Promise<string> {
   const [command, version] = await find_compiler();
   const sources = name === "load_tls" ? ["load_tls.c", "load.c"] : [`${name}.c`];

@@ -1,44 +1,55 @@
 /**
- * What devices notice when a part of a cluster fails: three nodes, three members of etcd, three
- * servers of NATS, all on this machine, devices with steady QoS 1 traffic, a message each 50 ms. Of
- * each failure: the longest time that a device got nothing in the six seconds after it, and until
- * all get their messages again, their first retry included; what was acknowledged and never came;
- * what came to a device twice.
+ * What devices notice when a part of a cluster fails: three nodes on hosts of their own (network
+ * namespaces; mutual TLS between them), three members of etcd, three servers of NATS, all in this
+ * machine; MQTT devices and one Longwire client for nine of them, each with a message of QoS 1
+ * every 200 ms. Of each failure: the longest time, in the seconds after it, that a device got
+ * nothing, which ends when it has found another node and gets its messages again, its first retry
+ * included; what was acknowledged and never came; what came twice.
  */
-import { TestCluster } from "../support/cluster.ts";
-import { eventually, type Service } from "../support/service.ts";
-import { number_of, type Values } from "./flags.ts";
-import { Device, Publisher } from "./failover_fleet.ts";
+import { can_make_hosts } from "../support/hosts.ts";
+import { HostCluster } from "../support/host_cluster.ts";
+import { number_of, UsageError, type Values } from "./flags.ts";
+import { Fleet, type FleetState, Publisher } from "./failover_fleet.ts";
 import { print_rows, rounded } from "./report.ts";
 
-const publish_interval_ms = 50;
-const patience_ms = 30_000;
-const watched_ms = 6000;
-const node_names = ["a", "b", "c"];
+const topics = 10;
+const publish_interval_ms = 200;
+const patience_ms = 60_000;
+/** A device that was turned away is told again to go where it belongs. */
+const home_again_ms = 5000;
+/** Of these, one is a Longwire client. */
+const longwire_in = 10;
 
 export interface FailoverRun {
   readonly failure: string;
   readonly devices: number;
-  /** The longest silence of a device, milliseconds, over all devices of all runs. */
+  readonly rounds: number;
+  /** The longest silence of a device, milliseconds, over all devices of all rounds. */
   readonly p50_ms: number;
   readonly p99_ms: number;
   readonly worst_ms: number;
+  /** Of the rounds: their worst. */
+  readonly worsts_ms: readonly number[];
   readonly lost: number;
-  readonly repeated: number;
+  /** QoS 1 over MQTT comes at least once. */
+  readonly mqtt_repeated: number;
+  /** To applications. */
+  readonly longwire_repeated: number;
+  readonly wrong: number;
   /** The slowest publish, retries included. */
   readonly publish_ms: number;
 }
 
-/** Breaks something; answers what mends it. */
-type Failure = (cluster: TestCluster, round: number) => Promise<() => Promise<void>>;
-
-async function restart_node(cluster: TestCluster, index: number): Promise<void> {
-  cluster.nodes[index] = await cluster.start_node(node_names[index]!);
-  await cluster.settled(cluster.nodes.length);
+interface Failure {
+  readonly name: string;
+  /** How long is looked at what devices get. */
+  readonly watched_ms: number;
+  /** Breaks something; answers what mends it. */
+  readonly begin: (cluster: HostCluster, round: number) => Promise<() => Promise<void>>;
 }
 
-async function etcd_leader(cluster: TestCluster): Promise<number> {
-  const states = await Promise.all(cluster.etcd.members.map(async ({ address }) => {
+async function etcd_leader({ etcd }: HostCluster): Promise<number> {
+  const states = await Promise.all(etcd.members.map(async ({ address }) => {
     const url = `http://${address}/v3/maintenance/status`;
     const { header, leader } = await (await fetch(url, { method: "POST", body: "{}" })).json();
     return header.member_id === leader;
@@ -46,120 +57,247 @@ async function etcd_leader(cluster: TestCluster): Promise<number> {
   return Math.max(0, states.indexOf(true));
 }
 
-const failures: Readonly<Record<string, Failure>> = {
-  "kill -9 a node": async (cluster, round) => {
-    const index = round % cluster.nodes.length;
-    await cluster.nodes[index]!.kill();
-    return () => restart_node(cluster, index);
+const failures: readonly Failure[] = [
+  {
+    name: "kill -9 a node",
+    watched_ms: 3000,
+    begin: async (cluster, round) => {
+      const index = round % cluster.nodes.length;
+      await cluster.nodes[index]!.kill();
+      return async () => void (cluster.nodes[index] = await cluster.start_node(index));
+    },
   },
-  "freeze a node": (cluster, round) => {
-    const { pid } = cluster.nodes[round % cluster.nodes.length]!.program;
-    Deno.kill(pid, "SIGSTOP");
-    return Promise.resolve(async () => {
-      Deno.kill(pid, "SIGCONT");
-      await cluster.settled(cluster.nodes.length);
+  {
+    name: "freeze a node (SIGSTOP)",
+    watched_ms: 5000,
+    begin: (cluster, round) => {
+      const { pid } = cluster.nodes[round % cluster.nodes.length]!.program;
+      Deno.kill(pid, "SIGSTOP");
+      return Promise.resolve(() => Promise.resolve(Deno.kill(pid, "SIGCONT")));
+    },
+  },
+  {
+    name: "cut a node's network",
+    watched_ms: 5000,
+    begin: async ({ hosts, nodes }, round) => {
+      const index = round % nodes.length;
+      await hosts.cut(index);
+      return () => hosts.mend(index);
+    },
+  },
+  {
+    name: "kill -9 the etcd leader",
+    watched_ms: 4000,
+    begin: async (cluster) => {
+      const member = cluster.etcd.members[await etcd_leader(cluster)]!;
+      await member.program.end("SIGKILL");
+      return () => Promise.resolve(member.restart());
+    },
+  },
+  {
+    name: "restart all of etcd",
+    watched_ms: 5000,
+    begin: async ({ etcd }) => {
+      await Promise.all(etcd.members.map(({ program }) => program.end("SIGKILL")));
+      for (const member of etcd.members) member.restart();
+      return () => Promise.resolve();
+    },
+  },
+  {
+    name: "kill -9 a NATS server",
+    watched_ms: 8000,
+    begin: async ({ nats }, round) => {
+      const member = nats.members[round % nats.members.length]!;
+      await member.program.end("SIGKILL");
+      return () => Promise.resolve(member.restart());
+    },
+  },
+];
+
+/** A cluster with everybody who uses it. */
+interface Stage {
+  readonly cluster: HostCluster;
+  readonly fleets: readonly Fleet[];
+  readonly publishers: readonly Publisher[];
+}
+
+/** Waits until all devices of all fleets are so at the same moment; "home": sends them there. */
+async function wait_for_all(
+  what: string,
+  { fleets }: Stage,
+  ...names: readonly (keyof FleetState)[]
+): Promise<void> {
+  let seen = "";
+  let asked_ms = -Infinity;
+  const check = async () => {
+    if (names.includes("home") && performance.now() - asked_ms > home_again_ms) {
+      asked_ms = performance.now();
+      await Promise.all(fleets.map((fleet) => fleet.home()));
+    }
+    const states = await Promise.all(fleets.map((fleet) => fleet.state()));
+    seen = JSON.stringify(states);
+    return states.every((state, index) => {
+      return names.every((name) => state[name] === fleets[index]!.options.devices);
     });
-  },
-  "kill the etcd leader": async (cluster) => {
-    const member = cluster.etcd.members[await etcd_leader(cluster)]!;
-    await member.program.end("SIGKILL");
-    return () => Promise.resolve(member.restart());
-  },
-  "kill a NATS server": async (cluster, round) => {
-    const member = cluster.nats.members[round % cluster.nats.members.length]!;
-    await member.program.end("SIGKILL");
-    return () => Promise.resolve(member.restart());
-  },
-  "restart all of etcd": async ({ etcd }) => {
-    await Promise.all(etcd.members.map(({ program }) => program.end("SIGKILL")));
-    for (const member of etcd.members) member.restart();
-    return () => Promise.resolve();
-  },
-};
+  };
+  await wait_for(() => `${what}: ${seen}`, check);
+}
+
+/** What was acknowledged and did not come: how many, and which to whom. */
+async function lost_of({ fleets, publishers }: Stage, firsts: readonly number[]) {
+  let count = 0;
+  const examples: string[] = [];
+  for (const fleet of fleets) {
+    for (const { topic, acknowledged } of publishers) {
+      const found = await fleet.lost(topic, firsts[topic]!, acknowledged);
+      count += found.lost;
+      const { kind } = fleet.options;
+      examples.push(...found.examples.map((text) => `${kind} topic ${topic}: ${text}`));
+    }
+  }
+  return { count, examples };
+}
+
+const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+/** Like eventually(), but asking so seldom that it costs those who are measured nothing. */
+async function wait_for(
+  what: () => string,
+  check: () => Promise<boolean>,
+  limit_ms = patience_ms,
+): Promise<void> {
+  const ends_ms = performance.now() + limit_ms;
+  while (!await check()) {
+    if (performance.now() > ends_ms) throw new Error(`not within ${limit_ms} ms: ${what()}`);
+    await pause(100);
+  }
+}
+
+/** One failure, from a cluster that is whole to one that is whole again. */
+async function run_round(stage: Stage, failure: Failure, round: number) {
+  const { cluster, fleets, publishers } = stage;
+  await cluster.settled(patience_ms);
+  await wait_for_all("all devices are at their nodes", stage, "subscribed", "served", "home");
+  const firsts = publishers.map(({ acknowledged }) => acknowledged + 1);
+  for (const publisher of publishers) publisher.slowest_ms = 0;
+  await Promise.all(fleets.map((fleet) => fleet.begin()));
+  const begin_ms = performance.now();
+  const mend = await failure.begin(cluster, round);
+  await pause(failure.watched_ms - (performance.now() - begin_ms));
+  await wait_for_all(`all are back after: ${failure.name}`, stage, "subscribed", "served");
+  const reports = await Promise.all(fleets.map((fleet) => fleet.report()));
+  const publish_ms = Math.max(...publishers.map(({ slowest_ms }) => slowest_ms));
+  await mend();
+  for (const publisher of publishers) publisher.paused = true;
+  // What does not come by then is lost, and counted.
+  const has_all = async () => (await lost_of(stage, firsts)).count === 0;
+  await wait_for(() => "all have all", has_all, 10_000)
+    .catch(() => {});
+  const lost = await lost_of(stage, firsts);
+  for (const publisher of publishers) publisher.paused = false;
+  return { reports, lost, publish_ms };
+}
 
 async function run_failure(
-  name: string,
-  cluster: TestCluster,
-  device_count: number,
+  stage: Stage,
+  failure: Failure,
   rounds: number,
+  say: (text: string) => void,
 ): Promise<FailoverRun> {
   const times: number[] = [];
-  let lost = 0;
-  let repeated = 0;
-  let publish_ms = 0;
+  const worsts_ms: number[] = [];
+  const sums = { lost: 0, mqtt_repeated: 0, longwire_repeated: 0, wrong: 0, publish_ms: 0 };
   for (let round = 0; round < rounds; round++) {
-    const nodes: readonly Service[] = [...cluster.nodes];
-    const run = crypto.randomUUID().slice(0, 8);
-    const devices = Array.from({ length: device_count }, (_, n) => {
-      return new Device(`${run}-${n}`, nodes, n);
-    });
-    await eventually("devices are ready", () => {
-      return Promise.resolve(devices.every(({ ready }) => ready));
-    }, patience_ms);
-    const publisher = new Publisher(nodes, publish_interval_ms);
-    const checks = setInterval(() => {
-      for (const device of devices) device.check(performance.now());
-    }, 100);
-    await eventually("traffic", () => {
-      return Promise.resolve(devices.every(({ seen }) => seen.size > 5));
-    }, patience_ms);
-    publisher.slowest_ms = 0;
-    const begin_ms = performance.now();
-    for (const device of devices) device.begin();
-    const mend = await failures[name]!(cluster, round);
-    await eventually(`all are back after: ${name}`, () => {
-      const now_ms = performance.now();
-      const is_over = now_ms - begin_ms > watched_ms;
-      return Promise.resolve(is_over && devices.every((device) => device.is_served(now_ms)));
-    }, patience_ms);
-    for (const { silence_ms } of devices) times.push(silence_ms);
-    await mend();
-    await publisher.close();
-    const has_all = ({ seen }: Device) =>
-      publisher.acknowledged.every((number) => seen.has(number));
-    await eventually("all have all", () => Promise.resolve(devices.every(has_all)), 5000)
-      .catch(() => {}); // then it is lost, and counted
-    clearInterval(checks);
-    for (const device of devices) {
-      for (const number of publisher.acknowledged) if (!device.seen.has(number)) lost++;
-      repeated += device.repeated;
-      device.close();
-    }
-    publish_ms = Math.max(publish_ms, publisher.slowest_ms);
+    const { reports, lost, publish_ms } = await run_round(stage, failure, round);
+    const [mqtt, longwire] = reports;
+    const all = reports.flatMap(({ silences_ms }) => silences_ms);
+    times.push(...all);
+    const worst_of = (report = mqtt!) => report.silences_ms.reduce((a, b) => Math.max(a, b), 0);
+    worsts_ms.push(Math.max(...reports.map(worst_of)));
+    sums.lost += lost.count;
+    sums.mqtt_repeated += mqtt!.repeated;
+    sums.longwire_repeated += longwire!.repeated;
+    sums.wrong += mqtt!.wrong + longwire!.wrong;
+    sums.publish_ms = Math.max(sums.publish_ms, publish_ms);
+    const each = `${worst_of(mqtt)} ms (MQTT), ${worst_of(longwire)} ms (Longwire)`;
+    const moved = mqtt!.reconnects + longwire!.reconnects;
+    say(
+      `  ${failure.name}, round ${
+        round + 1
+      }: worst ${each}, ${moved} reconnects, ${lost.count} lost`,
+    );
+    for (const example of lost.examples) say(`    lost: ${example}`);
   }
   times.sort((a, b) => a - b);
   const at = (share: number) =>
     times[Math.min(times.length - 1, Math.floor(times.length * share))]!;
-  const rest = { lost, repeated, publish_ms, devices: device_count };
-  return { failure: name, p50_ms: at(0.5), p99_ms: at(0.99), worst_ms: at(1), ...rest };
+  const devices = stage.fleets.reduce((sum, { options }) => sum + options.devices, 0);
+  const silences = { p50_ms: at(0.5), p99_ms: at(0.99), worst_ms: at(1), worsts_ms };
+  return { failure: failure.name, devices, rounds, ...silences, ...sums };
 }
 
 /** Every failure in turn, on one cluster; those whose name contains --only. */
 export async function failover(values: Values): Promise<FailoverRun[]> {
-  const device_count = number_of("fleet", values.fleet, 1, 10_000);
-  const rounds = number_of("rounds", values.rounds ?? "3", 1, 100);
-  await using cluster = await TestCluster.start(3, 3);
+  const device_count = number_of("fleet", values.fleet, longwire_in, 50_000);
+  const rounds = number_of("rounds", values.rounds ?? "10", 1, 100);
+  if (!can_make_hosts) throw new UsageError("Cannot run failover: hosts are made by root on Linux");
+  const chosen = failures.filter(({ name }) => name.includes(values.only ?? ""));
+  await using cluster = await HostCluster.start(3, 3);
+  const longwire_count = Math.floor(device_count / longwire_in);
+  const { nodes, token, headers } = cluster;
+  const addresses = (kind: "mqtt" | "device") =>
+    nodes.map((node) => `${node[kind].host}:${node[kind].port}`);
+  const devices = device_count - longwire_count;
+  const all = { topics, token };
+  await using mqtt = await Fleet.start({
+    kind: "mqtt",
+    devices,
+    servers: addresses("mqtt"),
+    ...all,
+  });
+  await using longwire = await Fleet.start({
+    kind: "longwire",
+    devices: longwire_count,
+    servers: addresses("device"),
+    ...all,
+  });
+  const places = nodes.map(({ http }) => http);
+  const publishers = Array.from({ length: topics }, (_, topic) => {
+    return new Publisher(topic, places, headers, publish_interval_ms);
+  });
+  const stage = { cluster, fleets: [mqtt, longwire], publishers };
   const runs: FailoverRun[] = [];
-  for (const name of Object.keys(failures)) {
-    if (!name.includes(values.only ?? "")) continue;
-    runs.push(await run_failure(name, cluster, device_count, rounds));
-    if (!values.json) console.log(`  ${name}: worst ${rounded(runs.at(-1)!.worst_ms, 0)} ms`);
+  try {
+    for (const failure of chosen) {
+      const say = (text: string) => values.json || console.log(text);
+      runs.push(await run_failure(stage, failure, rounds, say));
+    }
+  } finally {
+    await Promise.all(publishers.map((publisher) => publisher.close()));
   }
   return runs;
 }
 
 export function print_failover(runs: readonly FailoverRun[]): void {
-  console.log("failover: three nodes, three members of etcd, three servers of NATS");
+  console.log(
+    "failover: three nodes on hosts of their own, three members of etcd, three servers of NATS; " +
+      `each device gets a message every ${publish_interval_ms} ms`,
+  );
   print_rows([
-    ["failure", "devices", "P50 ms", "P99 ms", "worst ms", "lost", "repeated", "publish ms"],
+    [
+      ...["failure", "devices", "rounds", "P50 ms", "P99 ms", "worst ms", "lost", "twice (MQTT)"],
+      ...["twice (Longwire)", "publish ms"],
+    ],
     ...runs.map((run) => [
       run.failure,
       rounded(run.devices, 0),
+      rounded(run.rounds, 0),
       rounded(run.p50_ms, 0),
       rounded(run.p99_ms, 0),
       rounded(run.worst_ms, 0),
       rounded(run.lost, 0),
-      rounded(run.repeated, 0),
+      rounded(run.mqtt_repeated, 0),
+      rounded(run.longwire_repeated, 0),
       rounded(run.publish_ms, 0),
     ]),
   ]);

@@ -1,142 +1,124 @@
 /**
- * Devices and a back end that live through failures: MQTT 3.1.1 devices with kept sessions that go
- * to the next node when their connection ends or says nothing, and a publisher that asks again,
- * with its Idempotency-Key, until it is answered 200. What was answered so must reach every device.
+ * Who lives through the failures: processes full of devices (fleet.c, failover_clients.ts), and
+ * back ends that ask again, with their Idempotency-Key, until they are answered 200. What was
+ * answered so must reach every device of its topic.
  */
-import { Decoder, encode } from "../../core/protocol/mqtt.ts";
-import type { Service } from "../support/service.ts";
+import { Program } from "../support/process.ts";
+import { ensure_program } from "./build.ts";
 
-/** Traffic is steady: a connection that brings nothing for this long is given up by its device. */
-const silence_max_ms = 1000;
-const connect_timeout_ms = 1000;
-/** A node that takes the connection may have to wait for the cluster. */
-const connack_timeout_ms = 3000;
 const publish_timeout_ms = 400;
 const retry_ms = 25;
-const topic = "fleet/all";
 
-export class Device {
-  /** Numbers of the messages that came, and how many of them came again. */
-  readonly seen = new Set<number>();
-  repeated = 0;
-  /** The longest time that nothing came since begin(), up to now. */
-  silence_ms = 0;
-  #closed = false;
-  #conn: Deno.TcpConn | undefined;
-  #subscribed = false;
-  /** The connection has its CONNACK. */
-  #let_in = false;
-  #heard_ms = 0;
-  #got_ms = 0;
+/** Numbers of a process, at this moment. */
+export interface FleetState {
+  readonly subscribed: number;
+  /** Got a message within the last second. */
+  readonly served: number;
+  /** At the server that they began with. */
+  readonly home: number;
+}
 
-  /** @param first index of the node that it begins with */
-  constructor(readonly id: string, readonly nodes: readonly Service[], first: number) {
-    void this.#live(first);
+export interface FleetReport {
+  /** Messages that came again; of Longwire clients: to the application. */
+  readonly repeated: number;
+  readonly reconnects: number;
+  /** Packets that were malformed or not expected; Longwire clients: gaps they were told of. */
+  readonly wrong: number;
+  /** The longest silence of each device since `begin`. */
+  readonly silences_ms: readonly number[];
+}
+
+export interface Lost {
+  readonly lost: number;
+  /** Some of them: "number of device". */
+  readonly examples: readonly string[];
+}
+
+export interface FleetOptions {
+  readonly kind: "mqtt" | "longwire";
+  readonly devices: number;
+  readonly topics: number;
+  /** host:port of each, in the same order for all kinds. */
+  readonly servers: readonly string[];
+  readonly token: string;
+}
+
+const clients_args = ["run", "--quiet", "--allow-net", "--allow-read", "--allow-env"];
+
+/** A process of devices. */
+export class Fleet {
+  private constructor(readonly options: FleetOptions, readonly program: Program) {}
+
+  static async start(options: FleetOptions): Promise<Fleet> {
+    const { kind, devices, topics, servers, token } = options;
+    const prefix = `${kind}${crypto.randomUUID().slice(0, 8)}`;
+    const what = [`devices=${devices}`, `topics=${topics}`, `prefix=${prefix}`];
+    const args = [...what, `servers=${servers.join(",")}`, `password=${token}`];
+    const script = new URL("failover_clients.ts", import.meta.url).pathname;
+    const program = kind === "mqtt"
+      ? new Program(await ensure_program("fleet"), args, { stdin: "piped" })
+      : new Program(Deno.execPath(), [...clients_args, script, ...args], { stdin: "piped" });
+    return new Fleet(options, program);
   }
 
-  get ready(): boolean {
-    return this.#subscribed;
+  state(): Promise<FleetState> {
+    return this.#ask("state");
   }
 
-  /** Whether it has its traffic at this moment. */
-  is_served(now_ms: number): boolean {
-    return this.#subscribed && now_ms - this.#got_ms < silence_max_ms;
+  async begin(): Promise<void> {
+    await this.#ask("begin");
   }
 
-  /** From now on silences count. */
-  begin(): void {
-    this.silence_ms = 0;
+  report(): Promise<FleetReport> {
+    return this.#ask("report");
   }
 
-  /** Gives up a connection that says nothing. */
-  check(now_ms: number): void {
-    if (this.#let_in && now_ms - this.#heard_ms > silence_max_ms) this.#end();
+  async home(): Promise<void> {
+    await this.#ask("home");
   }
 
-  close(): void {
-    this.#closed = true;
-    this.#end();
+  /** Which of these numbers did not come, over all devices of the topic. */
+  lost(topic: number, first: number, last: number): Promise<Lost> {
+    return this.#ask(`lost ${topic} ${first} ${last}`);
   }
 
-  #end(): void {
-    this.#let_in = false;
-    try {
-      this.#conn?.close();
-    } catch {
-      // it is closed
-    }
-    this.#conn = undefined;
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.program.end("SIGKILL");
   }
 
-  async #live(node: number): Promise<void> {
-    for (; !this.#closed; node++) {
-      try {
-        await this.#connection(this.nodes[node % this.nodes.length]!);
-      } catch {
-        // the next node
-      }
-      this.#end();
-      await new Promise((resolve) => setTimeout(resolve, retry_ms * Math.random()));
-    }
-  }
-
-  async #connection({ mqtt: { host, port } }: Service): Promise<void> {
-    const signal = AbortSignal.timeout(connect_timeout_ms);
-    const conn = await Deno.connect({ hostname: host, port, signal });
-    this.#conn = conn;
-    conn.setNoDelay(true);
-    const decoder = new Decoder(4);
-    const room = new Uint8Array(16 << 10);
-    const connect = { type: "connect", version: 4, clean_start: false, keepalive_s: 60 } as const;
-    await conn.write(encode({ ...connect, client_id: this.id }, 4));
-    const timer = setTimeout(() => this.#end(), connack_timeout_ms);
-    this.#heard_ms = performance.now();
-    for (;;) {
-      const size = await conn.read(room);
-      if (size === null) return clearTimeout(timer);
-      this.#heard_ms = performance.now();
-      for (const packet of decoder.feed(room.subarray(0, size))) {
-        if (packet.type === "connack") {
-          clearTimeout(timer);
-          if (packet.reason_code !== 0) return;
-          this.#let_in = true;
-          if (this.#subscribed && packet.session_present) continue;
-          const options = { no_local: false, retain_as_published: false, retain_handling: 0 };
-          const subscriptions = [{ filter: topic, qos: 1, ...options }] as never;
-          await conn.write(encode({ type: "subscribe", packet_id: 1, subscriptions }, 4));
-        } else if (packet.type === "suback") this.#subscribed = true;
-        else if (packet.type === "publish") {
-          this.#got(Number(new TextDecoder().decode(packet.payload)));
-          const { packet_id = 0 } = packet;
-          await conn.write(encode({ type: "puback", packet_id, reason_code: 0 }, 4));
-        }
-      }
-    }
-  }
-
-  #got(number: number): void {
-    if (this.seen.has(number)) this.repeated++;
-    this.seen.add(number);
-    const now_ms = performance.now();
-    this.silence_ms = Math.max(this.silence_ms, now_ms - this.#got_ms);
-    this.#got_ms = now_ms;
+  async #ask<T>(command: string): Promise<T> {
+    await this.program.say(command);
+    const line = await this.program.stdout.next();
+    if (line !== undefined) return JSON.parse(line);
+    throw new Error(`The fleet has ended: ${this.program.stderr.seen.slice(-5).join("\n")}`);
   }
 }
 
-/** Publishes numbers, one after the other, at a steady rate; each until it is answered 200. */
+/** Publishes numbers to a topic, one after the other, each until it is answered 200. */
 export class Publisher {
-  /** Numbers that were answered 200. */
-  readonly acknowledged: number[] = [];
+  /** The newest that was answered; every one before was, too. */
+  acknowledged = 0;
   /** How long the slowest took, milliseconds. */
   slowest_ms = 0;
-  next = 1;
   /** Idempotency keys of other runs are not this one's. */
   readonly #run_id = crypto.randomUUID();
   #closed = false;
+  #paused = false;
   readonly #done: Promise<void>;
 
-  constructor(readonly nodes: readonly Service[], readonly interval_ms: number) {
+  /** @param nodes of HTTP; it begins with that of its topic */
+  constructor(
+    readonly topic: number,
+    readonly nodes: readonly string[],
+    readonly headers: Readonly<Record<string, string>>,
+    readonly interval_ms: number,
+  ) {
     this.#done = this.#run();
+  }
+
+  /** Publishes nothing for a while. */
+  set paused(paused: boolean) {
+    this.#paused = paused;
   }
 
   async close(): Promise<void> {
@@ -145,27 +127,32 @@ export class Publisher {
   }
 
   async #run(): Promise<void> {
-    let node = 0;
+    let node = this.topic;
     while (!this.#closed) {
       const begin_ms = performance.now();
-      const number = this.next++;
-      while (!await this.#publish(this.nodes[node % this.nodes.length]!, number)) {
-        node++;
-        await new Promise((resolve) => setTimeout(resolve, retry_ms));
+      if (!this.#paused) {
+        const number = this.acknowledged + 1;
+        while (
+          !this.#closed && !await this.#publish(this.nodes[node % this.nodes.length]!, number)
+        ) {
+          node++;
+          await new Promise((resolve) => setTimeout(resolve, retry_ms));
+        }
+        if (this.#closed) return;
+        this.acknowledged = number;
+        this.slowest_ms = Math.max(this.slowest_ms, performance.now() - begin_ms);
       }
-      this.acknowledged.push(number);
-      const took_ms = performance.now() - begin_ms;
-      this.slowest_ms = Math.max(this.slowest_ms, took_ms);
-      await new Promise((resolve) => setTimeout(resolve, Math.max(0, this.interval_ms - took_ms)));
+      const rest_ms = this.interval_ms - (performance.now() - begin_ms);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, rest_ms)));
     }
   }
 
-  async #publish({ http }: Service, number: number): Promise<boolean> {
+  async #publish(node: string, number: number): Promise<boolean> {
     try {
-      const response = await fetch(`${http}/v1/topics/${topic}`, {
+      const response = await fetch(`${node}/v1/topics/fleet/${this.topic}`, {
         method: "POST",
         body: String(number),
-        headers: { "idempotency-key": `${this.#run_id} ${number}` },
+        headers: { ...this.headers, "idempotency-key": `${this.#run_id} ${number}` },
         signal: AbortSignal.timeout(publish_timeout_ms),
       });
       await response.body?.cancel();

@@ -13,7 +13,7 @@ const flags = {
   ping: { type: "string", default: "10" },
   sessions: { type: "string", default: "1000000" },
   messages: { type: "string", default: "1000" },
-  fleet: { type: "string", default: "300" },
+  fleet: { type: "string", default: "3000" },
   returning: { type: "string", default: "20000" },
   longwire: { type: "string" },
   settings: { type: "string" },

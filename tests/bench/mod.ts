@@ -14,7 +14,7 @@
  *     deno task bench steady --devices=100000 --rate=20000
  *     deno task bench tls --devices=8000     handshakes, fan-out, pairs, hold over TLS
  *     deno task bench backends               io_uring against epoll
- *     deno task bench failover --fleet=300 --rounds=3 --only=kill
+ *     deno task bench failover --rounds=10 --only=freeze    two minutes; all: ten
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
@@ -28,7 +28,7 @@
  * (devices that are connected, answer heartbeats and can be reached), steady (deliveries at a fixed
  * rate, and their latency), tls (handshakes, fanout and pairs with QoS 0, then hold, over TLS),
  * offline (messages for devices that are away, of which some return at once; Longwire only),
- * failover (what devices notice when a part of a cluster fails; needs etcd and nats-server).
+ * failover (what devices notice when a part of a cluster fails; needs root, etcd, nats-server).
  * "pipelined" keeps a window of messages in flight; "one at a time" publishes the next message
  * when every subscriber has the last one and, with QoS 1, its publisher the PUBACK.
  *
@@ -40,7 +40,7 @@
  *                      mosquitto-tls, nats, raw, bare
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
  *     --sessions=1000000 --messages=1000 --returning=20000    of offline
- *     --fleet=300      devices of failover
+ *     --fleet=3000     devices of failover
  *     --longwire="..." command that starts Longwire (or LONGWIRE_BENCH_COMMAND), else what
  *                      `deno task start` runs
  *     --settings="..." settings that it gets in addition; else, when there are more devices than

@@ -5,12 +5,11 @@
 import { Program } from "./process.ts";
 import { eventually } from "./service.ts";
 
+const loopback = "127.0.0.1";
+
 /** Ports that nobody listens on now. */
-export function free_ports(count: number): number[] {
-  const listeners = Array.from(
-    { length: count },
-    () => Deno.listen({ hostname: "127.0.0.1", port: 0 }),
-  );
+export function free_ports(count: number, hostname = loopback): number[] {
+  const listeners = Array.from({ length: count }, () => Deno.listen({ hostname, port: 0 }));
   return listeners.map((listener) => {
     const { port } = listener.addr;
     listener.close();
@@ -53,20 +52,20 @@ function member(address: string, start: () => Program): Member {
 }
 
 /** Servers of NATS with JetStream; several are a cluster. */
-export async function start_nats(count: 1 | 3 = 1): Promise<Servers> {
+export async function start_nats(count: 1 | 3 = 1, host = loopback): Promise<Servers> {
   const directory = await Deno.makeTempDir({ prefix: "longwire-nats-" });
-  const ports = free_ports(count * 3);
-  const routes = Array.from({ length: count }, (_, n) => `nats://127.0.0.1:${ports[n * 3 + 1]}`);
+  const ports = free_ports(count * 3, host);
+  const routes = Array.from({ length: count }, (_, n) => `nats://${host}:${ports[n * 3 + 1]}`);
   const members = Array.from({ length: count }, (_, n) => {
     const [port, route_port, monitor_port] = ports.slice(n * 3);
-    const plain = ["-a", "127.0.0.1", "-p", `${port}`, "-js", "-sd", `${directory}/${n}`];
+    const plain = ["-a", host, "-p", `${port}`, "-js", "-sd", `${directory}/${n}`];
     const monitored = [...plain, "-m", `${monitor_port}`];
     const args = count === 1 ? monitored : [
       ...monitored,
       ...["--name", `n${n}`, "--cluster_name", "test"],
-      ...["--cluster", `nats://127.0.0.1:${route_port}`, "--routes", routes.join(",")],
+      ...["--cluster", `nats://${host}:${route_port}`, "--routes", routes.join(",")],
     ];
-    return member(`127.0.0.1:${port}`, () => {
+    return member(`${host}:${port}`, () => {
       return new Program("nats-server", args, { env: program_env() });
     });
   });
@@ -74,7 +73,7 @@ export async function start_nats(count: 1 | 3 = 1): Promise<Servers> {
     const monitor_port = ports[n * 3 + 2];
     await eventually("nats-server is ready", async () => {
       try {
-        const health = await fetch(`http://127.0.0.1:${monitor_port}/healthz`);
+        const health = await fetch(`http://${host}:${monitor_port}/healthz`);
         return health.ok && (await health.text()).includes("ok");
       } catch {
         return false;
@@ -85,10 +84,10 @@ export async function start_nats(count: 1 | 3 = 1): Promise<Servers> {
 }
 
 /** Members of etcd. */
-export async function start_etcd(count: 1 | 3 = 1): Promise<Servers> {
+export async function start_etcd(count: 1 | 3 = 1, host = loopback): Promise<Servers> {
   const directory = await Deno.makeTempDir({ prefix: "longwire-etcd-" });
-  const ports = free_ports(count * 2);
-  const url = (port: number) => `http://127.0.0.1:${port}`;
+  const ports = free_ports(count * 2, host);
+  const url = (port: number) => `http://${host}:${port}`;
   const cluster = Array.from({ length: count }, (_, n) => `e${n}=${url(ports[n * 2 + 1]!)}`);
   const members = Array.from({ length: count }, (_, n) => {
     const [port, peer_port] = ports.slice(n * 2);
@@ -99,7 +98,7 @@ export async function start_etcd(count: 1 | 3 = 1): Promise<Servers> {
       ...["--initial-cluster", cluster.join(","), "--heartbeat-interval", "50"],
       ...["--election-timeout", "500"],
     ];
-    return member(`127.0.0.1:${port}`, () => new Program("etcd", args, { env: program_env() }));
+    return member(`${host}:${port}`, () => new Program("etcd", args, { env: program_env() }));
   });
   for (const { address } of members) {
     await eventually("etcd is ready", async () => {

@@ -34,6 +34,7 @@ export class Program {
   readonly stdout: Inbox<string>;
   readonly stderr: Inbox<string>;
   readonly #child: Deno.ChildProcess;
+  readonly #stdin: WritableStreamDefaultWriter<Uint8Array> | undefined;
   readonly #done: Promise<unknown>;
 
   constructor(command: string, args: readonly string[], options: Deno.CommandOptions = {}) {
@@ -41,6 +42,7 @@ export class Program {
     this.stderr = new Inbox(`stderr of ${command}`);
     const piped = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
     this.#child = new Deno.Command(command, { ...piped, ...options, args: [...args] }).spawn();
+    this.#stdin = options.stdin === "piped" ? this.#child.stdin.getWriter() : undefined;
     this.#done = Promise.all([
       read_lines(this.#child.stdout, this.stdout),
       read_lines(this.#child.stderr, this.stderr),
@@ -49,6 +51,11 @@ export class Program {
 
   get pid(): number {
     return this.#child.pid;
+  }
+
+  /** Writes a line to its stdin, which must be "piped". */
+  async say(line: string): Promise<void> {
+    await this.#stdin!.write(new TextEncoder().encode(`${line}\n`));
   }
 
   /** The exit status, when it ends by itself. */

@@ -24,12 +24,15 @@ const own_settings = Object.fromEntries(
 
 export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
+  /** A command that runs it, such as one that enters another host. */
+  readonly prefix?: readonly string[];
 }
 
 /** Runs a command of main.ts with the permissions of its task. */
 export function run_main(args: readonly string[], options: RunOptions = {}): Program {
   const task = ["pub", "sub", "token", "devices", "fds"].includes(args[0]) ? "longwire" : "start";
-  return new Program(Deno.execPath(), [...task_args(task), ...args], {
+  const words = [...options.prefix ?? [], Deno.execPath(), ...task_args(task), ...args];
+  return new Program(words[0]!, words.slice(1), {
     cwd: root,
     env: { ...own_settings, NO_COLOR: "1", ...options.env },
   });
@@ -54,8 +57,9 @@ export interface ServiceOptions extends RunOptions {
   readonly data?: string;
   /** Where devices find it; absent = on any free port. */
   readonly device?: string;
-  /** The same for HTTP. */
+  /** The same for HTTP and MQTT. */
   readonly http?: string;
+  readonly mqtt?: string;
   readonly args?: readonly string[];
 }
 
@@ -75,10 +79,16 @@ export class Service {
 
   /** Starts one and waits until it has said where it listens. */
   static async start(
-    { data = "", device: place = any_port, http: web = any_port, args = [], ...options }:
-      ServiceOptions = {},
+    {
+      data = "",
+      device: place = any_port,
+      http: web = any_port,
+      mqtt: broker = any_port,
+      args = [],
+      ...options
+    }: ServiceOptions = {},
   ): Promise<Service> {
-    const listeners = ["--http", web, "--mqtt", any_port, "--device", place];
+    const listeners = ["--http", web, "--mqtt", broker, "--device", place];
     const store = ["--data", data === "" ? "memory" : data];
     const program = run_main(["serve", ...listeners, ...store, ...args], options);
     const places: Record<string, string> = {};
