@@ -18,6 +18,7 @@ import { deno_problem, examine, findings_text, is_sound } from "./core/doctor.ts
 import { Descriptors } from "./core/descriptors.ts";
 import { Drain } from "./core/drain.ts";
 import { Devices } from "./core/devices.ts";
+import { FairShare } from "./core/fair_share.ts";
 import { type Driver, Hub } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
@@ -295,6 +296,9 @@ async function make_deciding(
   const router = new Router(reactor, store, now_ms);
   const sessions = new Sessions(store, now_ms, log);
   const opened = await open_gate(config, log, now_ms, Deno.readTextFile);
+  if (opened.auth !== null) {
+    router.fair = new FairShare(opened.tenants, limits.store_queue_bytes_max);
+  }
   const hub = new Hub(reactor, router, sessions, log, [], opened.gate);
   const mqtt = new MqttDriver(reactor, router, sessions, hub, now_ms);
   const status = new StatusBook(now_ms);

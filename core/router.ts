@@ -8,6 +8,7 @@ import { setImmediate } from "node:timers";
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Breaker } from "./cluster/breaker.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
+import type { FairShare } from "./fair_share.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
 import { elapsed_us, type Measures } from "./measures.ts";
@@ -86,6 +87,8 @@ export class Router {
   own_topics: { retained(filter: string): Soon<RetainedPage> | undefined } | null = null;
   /** Refuses everything while what the service depends on is down; null = nobody watches that. */
   breaker: Breaker | null = null;
+  /** Shares what waits for the store among tenants; null = there is one. */
+  fair: FairShare | null = null;
   /** Other nodes; null = there are none. */
   relay: Relay | null = null;
   /** The session of an id, for No Local; set by whoever knows the sessions. */
@@ -139,11 +142,14 @@ export class Router {
     }
     const closed = this.refusal_of_breaker();
     if (closed !== null) return this.refuse(message, origin, token, closed);
+    const unfair = this.fair?.refusal_of(message) ?? null;
+    if (unfair !== null) return this.refuse(message, origin, token, unfair);
     this.stats.published[message.qos]++;
     const came_us = this.#came_us();
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
       origin.appends_pending++;
+      this.fair?.add(message);
       this.#enqueue({ message, refusal: null, origin, token, from, came_us }, once);
     } else {
       if (message.retain) this.#retain(message);
@@ -356,6 +362,7 @@ export class Router {
         this.#refuse(origin, token, refusal.code, refusal.message);
         continue;
       }
+      this.fair?.remove(message);
       if (message.qos === 0) {
         if (message.retain) this.#retain(message);
         origin.published(token, 0, this.#pass(message, pending.from, pending.came_us), duplicate);
@@ -383,6 +390,7 @@ export class Router {
     const detail = error instanceof Error ? error.message : code.meaning;
     for (const { message, refusal, origin, token, from, came_us } of publishes) {
       origin.appends_pending--;
+      if (refusal === null) this.fair?.remove(message);
       // QoS 0 goes on when the disk does not.
       if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message);
       else if (message.qos > 0) this.#refuse(origin, token, code, detail);

@@ -139,6 +139,10 @@ export class Tenants {
     return tenant;
   }
 
+  get count(): number {
+    return this.#by_name.size;
+  }
+
   all(): Iterable<Tenant> {
     return this.#by_name.values();
   }
