@@ -39,6 +39,7 @@ import { MemoryStore } from "./core/store/memory.ts";
 import type { Store } from "./core/store/mod.ts";
 import { SysTopics } from "./core/sys_topics.ts";
 import { back_up_store, check_store, SqliteStore } from "./core/store/sqlite.ts";
+import type { WebhookParts, Webhooks } from "./core/webhooks/mod.ts";
 import manifest from "./deno.json" with { type: "json" };
 import { choose_backend } from "./ffi/backend.ts";
 import { BuildError } from "./ffi/build.ts";
@@ -283,6 +284,14 @@ interface Deciding {
   readonly status: StatusBook;
   /** What compresses, for people. */
   readonly zstd: string;
+  readonly webhooks: Webhooks | null;
+}
+
+/** Webhooks and what they need, which a service without them does not load; null = there are none. */
+async function open_webhooks(config: Config, parts: WebhookParts): Promise<Webhooks | null> {
+  if (config.webhooks === "") return null;
+  const { Webhooks } = await import("./core/webhooks/mod.ts");
+  return await Webhooks.open(config, parts);
 }
 
 async function make_deciding(
@@ -304,8 +313,12 @@ async function make_deciding(
   const status = new StatusBook(now_ms);
   const longwire = new LongwireDriver(reactor, router, sessions, hub, now_ms, node_id, status);
   const zstd = use_zstd((zstd) => longwire.use_zstd(zstd), log);
+  const { version } = manifest;
+  const read_file = Deno.readTextFile;
+  const parts = { router, store, sessions, hub, log, version, now_ms, read_file };
+  const webhooks = await open_webhooks(config, parts);
   await sessions.load((wire) => is_longwire(wire) ? longwire : mqtt);
-  return { router, sessions, opened, hub, mqtt, longwire, status, zstd };
+  return { router, sessions, opened, hub, mqtt, longwire, status, zstd, webhooks };
 }
 
 /** The listeners for HTTP, and how to end them. */
@@ -349,7 +362,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const front = make_front(config, () => count_refusal(refused, codes.connection_limit));
   await use_certificates(config, reactor, front, log);
   const deciding = await make_deciding(config, log, reactor, store);
-  const { router, sessions, opened, hub, mqtt, longwire, status, zstd } = deciding;
+  const { router, sessions, opened, hub, mqtt, longwire, status, zstd, webhooks } = deciding;
   const { gate, tenants, auth } = opened;
   const { version } = manifest;
   const now_ms = Date.now;
@@ -377,6 +390,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const cluster = await joining?.join({ router, hub, longwire, describe, on_drain });
   if (cluster !== undefined) metrics.add_cluster(cluster, router);
   await watch_prometheus(config, router, metrics, log);
+  await webhooks?.start();
+  if (webhooks !== null) metrics.add_webhooks(webhooks);
   const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
   const receipts = new Receipts(sessions, reactor);
   const devices = new Devices(sessions, router, hub);
@@ -384,17 +399,8 @@ async function serve(args: readonly string[]): Promise<void> {
   metrics.add_descriptors(descriptors);
   const bridged = { is_stopping: () => is_stopping || drain.is_draining, open_bridge };
   const { body_timeout_s } = config;
-  const context = {
-    ...shown,
-    body_timeout_s,
-    descriptors,
-    devices,
-    receipts,
-    read_page,
-    log,
-    now_ms,
-    ...bridged,
-  };
+  const made = { descriptors, devices, receipts, webhooks };
+  const context = { ...shown, ...made, body_timeout_s, read_page, log, now_ms, ...bridged };
   const web = await serve_web(config, context, front, auth === null);
   const running = hub.run();
   console.log(startup.started_text({
@@ -414,7 +420,9 @@ async function serve(args: readonly string[]): Promise<void> {
   sys.stop();
   measures?.stop();
   opened.stop();
-  const parts = { reactor, hub, sessions, store, log, close_http: web.close, running };
+  const close_webhooks = async () => await webhooks?.stop();
+  const closing = { close_http: web.close, close_webhooks, running };
+  const parts = { reactor, hub, sessions, store, log, ...closing };
   await shut_down(parts, config.shutdown_timeout_s * 1000);
   await cluster?.close();
 }

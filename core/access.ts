@@ -11,11 +11,14 @@ import { is_shared, split_share } from "./topic_tree.ts";
 
 const dollar = 0x24;
 
+const own_topics = /^\$(SYS|presence|events|dead)\//;
+
 /** Why nobody but the service publishes to a topic; null = others may. */
 function refusal_of_own(topic: string): Refusal | null {
   if (topic.charCodeAt(0) !== dollar) return null;
-  if (!topic.startsWith("$SYS/") && !topic.startsWith("$presence/")) return null;
-  return new Refusal(codes.forbidden, "Topics below $SYS and $presence are the server's own");
+  if (!own_topics.test(topic)) return null;
+  const detail = "Topics below $SYS, $presence, $events and $dead are the server's own";
+  return new Refusal(codes.forbidden, detail);
 }
 
 /**

@@ -96,6 +96,13 @@ const rows = {
   secret_replayed: [85, "The resume secret is of an earlier connection", 409, 0x87, 5, true],
   tls_rekey: [63, "The kernel does not change the key of a TLS connection", 503, 0x88, 3, true],
   not_on_this_system: [90, "The system of this node cannot say", 501, 0x80, 0, false],
+  webhook_unreachable: [100, "The endpoint of a webhook cannot be reached", 502, 0x80, 0, true],
+  webhook_timeout: [101, "The endpoint of a webhook did not answer in time", 504, 0x80, 0, true],
+  webhook_refused: [102, "The endpoint of a webhook answered with an error", 502, 0x80, 0, true],
+  webhook_forbidden: [103, "Events may not be sent to that URL", 400, 0x80, 0, false],
+  webhook_gone: [104, "The endpoint of a webhook wants no more events", 410, 0x80, 0, false],
+  interrupted: [106, "The service ended without a word to the device", 503, 0x80, 0, true],
+  no_callbacks: [105, "Callbacks are not set up for the tenant", 409, 0x80, 0, false],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

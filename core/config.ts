@@ -70,6 +70,10 @@ export interface Config {
   readonly tenant_bytes_per_s: number;
   /** File of the limits of some tenants; "" = none. */
   readonly tenants: string;
+  /** File of webhooks; "" = there are none. */
+  readonly webhooks: string;
+  /** What events may be sent to beside public addresses, also without TLS. */
+  readonly webhook_networks: readonly Network[];
   readonly device_publishes_per_s: number;
   readonly device_bytes_per_s: number;
   /** Servers of etcd and of NATS, host:port; both empty = no cluster. */
@@ -349,6 +353,17 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: forms.path,
     fallback: "",
     help: 'JSON file of the limits of some tenants: {"acme": {"publishes_per_s": 1000}}',
+  },
+  webhooks: {
+    type: forms.path,
+    fallback: "",
+    help: "JSON file of webhooks and of the secrets for callbacks; read again when it changes",
+  },
+  webhook_networks: {
+    type: forms.network_list,
+    fallback: "off",
+    help: "networks that events may be sent to beside public addresses, such as 127.0.0.0/8; " +
+      "http only there",
   },
   device_publishes_per_s: {
     type: forms.whole_number(0, tenant_rate_max),

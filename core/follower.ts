@@ -45,6 +45,11 @@ export class Follower implements Tap {
     return this.#after;
   }
 
+  /** The same, and as far as the log goes when nothing is left to read. */
+  get position(): number {
+    return this.#live ? Math.max(this.#after, this.router.dispatched) : this.#after;
+  }
+
   /** The sink takes more: reads on, if there is something to read. */
   room(): void {
     if (this.#live || this.#reading || this.#closed) return;

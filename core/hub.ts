@@ -122,6 +122,12 @@ function refusal_of_filter(session: Session, filter: string, is_cluster: boolean
   return session.access?.refusal_of_subscription()?.code ?? null;
 }
 
+/** Who wants to know which devices come and go. */
+export interface DeviceWatcher {
+  joined(session: Session): void;
+  left(session: Session, code: Code): void;
+}
+
 type Slot = Session | Handshake | Arrival | undefined;
 
 export class Hub implements ReactorHandler {
@@ -136,6 +142,8 @@ export class Hub implements ReactorHandler {
   readonly shared: SharedSubscriptions;
   /** Who owns sessions in a cluster; null = this node owns all. */
   ownership: Ownership | null = null;
+  /** null = nobody wants to know. */
+  watcher: DeviceWatcher | null = null;
   /** Sessions that another node waits for, until their connection is gone. */
   readonly #leaving = new Map<Session, () => void>();
   readonly #presence: Presence;
@@ -627,6 +635,7 @@ export class Hub implements ReactorHandler {
       return this.close(session, refusal.code, refusal.message);
     }
     this.#presence.joined(session);
+    this.watcher?.joined(session);
   }
 
   /** Who the device is by its certificate, if it has shown one. */
@@ -659,6 +668,7 @@ export class Hub implements ReactorHandler {
 
   #detach(session: Session, code: Code, closed: Closed): void {
     this.#presence.left(session, code);
+    this.watcher?.left(session, code);
     if (session.access !== null) this.#let_go(session, session.access);
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);

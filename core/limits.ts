@@ -185,6 +185,28 @@ export const limits = Object.freeze({
   zstd_free_bytes: 4096,
   /** Larger bodies are not compressed: it would keep all others waiting for more than 1 ms. */
   zstd_body_bytes_max: 64 << 10,
+  /** Webhooks of a file, and the file's bytes. */
+  webhooks_max: 256,
+  webhooks_bytes_max: 1 << 20,
+  webhook_url_bytes_max: 2048,
+  /** Of one hook: secrets that sign, filters, events of a request, requests at the same time. */
+  webhook_secrets_max: 4,
+  webhook_filters_max: 64,
+  webhook_batch_max: 1000,
+  webhook_concurrency_max: 64,
+  /** Events of one hook that were read from the log and not delivered yet, and their bytes. */
+  webhook_window_events: 1024,
+  webhook_window_bytes: 4 << 20,
+  /** Payload bytes of one batch, but for one event alone. */
+  webhook_batch_bytes: 1 << 20,
+  /** Of an answer: past this the connection is closed. */
+  webhook_answer_bytes_max: 64 << 10,
+  /** Connections that are kept open to one endpoint. */
+  webhook_idle_sockets_max: 16,
+  /** The longest wait between two attempts, also where Retry-After asks for more. */
+  webhook_retry_ms_max: 600_000,
+  /** Events of devices that wait while the store takes none: past this they are dropped. */
+  webhook_events_waiting_max: 1 << 14,
   /** How long a Longwire session is kept for a device that is away. */
   longwire_session_expiry_s: 86_400,
 });

@@ -46,3 +46,20 @@ export function parse_network(text: string): Network | string {
   }
   return { address, prefix_bits };
 }
+
+/** The bytes of an address, 4 or 16; undefined = the text is none. */
+export function address_bytes(text: string): Uint8Array | undefined {
+  const bytes = text.includes(":") ? ipv6_bytes(text) : ipv4_bytes(text);
+  return bytes === undefined ? undefined : new Uint8Array(bytes);
+}
+
+/** Whether an address, as address_bytes() has it, lies in a network. */
+export function contains({ address, prefix_bits }: Network, bytes: Uint8Array): boolean {
+  if (address.length !== bytes.length) return false;
+  for (let bit = 0; bit < prefix_bits; bit += 8) {
+    const left = prefix_bits - bit;
+    const mask = left >= 8 ? 0xff : 0xff << (8 - left) & 0xff;
+    if ((address[bit >> 3]! & mask) !== (bytes[bit >> 3]! & mask)) return false;
+  }
+  return true;
+}

@@ -91,12 +91,14 @@ export function stored_session(session: Session): StoredSession {
  * The session of a row, without a connection. One that had a connection lost it when the process
  * ended, for all that anybody can know: now.
  * @param head of the log: up to there it may have been sent messages
+ * @param on_interrupted told of one that had a connection
  */
 export function session_of(
   stored: StoredSession,
   answers_of: (wire: Wire) => PublishAnswers,
   now_ms: number,
   head: number,
+  on_interrupted: (session: Session) => void = () => {},
 ): Session {
   const state = JSON.parse(stored.state) as StoredState;
   const session = new Session(stored.id, state.wire, answers_of(state.wire));
@@ -121,6 +123,7 @@ export function session_of(
   }
   if (!state.connected) return session;
   session.unsure_to = head;
+  on_interrupted(session);
   if (state.expiry_s !== expiry_never_s) session.ends_ms = now_ms + state.expiry_s * 1000;
   // [MQTT-3.1.2-8]: a server that failed may publish wills when it is there again.
   if (session.will !== null) session.will_due_ms = now_ms + session.will.delay_s * 1000;

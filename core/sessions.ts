@@ -11,6 +11,7 @@ import type { Log } from "./log.ts";
 import { session_of, stored_session } from "./session_record.ts";
 import type { Soon, Store, StoredSession } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
+import { is_own_row } from "./webhooks/topics.ts";
 
 /** How long a moved cursor may stay unwritten: what a crash sends again at most. */
 const cursor_flush_ms = 1000;
@@ -47,6 +48,10 @@ export class Sessions {
   /** Sessions somebody waits for, and who is told that one has acknowledged more, or has ended. */
   readonly awaited = new Set<Session>();
   on_progress: (session: Session) => void = () => {};
+  /** Rows of the service's own that were found among those of sessions, by id. */
+  readonly own_rows = new Map<string, StoredSession>();
+  /** Told, while rows are read, of sessions whose connection ended with the process. */
+  on_interrupted: (session: Session) => void = () => {};
   /** Sessions that have ended for want of their device. */
   expired = 0;
   /** Counted as they change: going through a million would be felt. */
@@ -110,7 +115,12 @@ export class Sessions {
         this.groups?.load(stored);
         continue;
       }
-      const session = session_of(stored, answers_of, this.now_ms(), this.store.head);
+      if (is_own_row(stored.id)) {
+        this.own_rows.set(stored.id, stored);
+        continue;
+      }
+      const { head } = this.store;
+      const session = session_of(stored, answers_of, this.now_ms(), head, this.on_interrupted);
       this.#by_id.set(session.id, session);
       this.subscriptions += session.subscription_count;
       this.#set_alarm(session);

@@ -18,6 +18,8 @@ export interface ShutdownParts {
   readonly log: Log;
   /** Stops accepting requests; answers when the last one is answered. */
   readonly close_http: () => Promise<void>;
+  /** Ends what is sent to webhooks, and writes how far each has come. */
+  readonly close_webhooks: () => Promise<void>;
   /** Settled when the hub's loop has ended. */
   readonly running: Promise<void>;
 }
@@ -65,6 +67,7 @@ export async function shut_down(parts: ShutdownParts, timeout_ms: number): Promi
   await Promise.race([requests_done, turn(Math.max(0, ends_ms - performance.now()))]);
   hub.stop();
   await parts.running;
+  await parts.close_webhooks();
   await sessions.close();
   await store.close();
   reactor.close();

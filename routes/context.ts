@@ -12,6 +12,7 @@ import type { Metrics } from "../core/metrics.ts";
 import type { Receipts } from "../core/receipts.ts";
 import type { Router } from "../core/router.ts";
 import type { Store } from "../core/store/mod.ts";
+import type { Webhooks } from "../core/webhooks/mod.ts";
 
 /** What devices speak over WebSocket: also the name of the subprotocol. */
 export type DeviceProtocol = "mqtt" | "longwire";
@@ -33,6 +34,8 @@ export interface Context {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly receipts: Receipts;
+  /** null = they are not set up. */
+  readonly webhooks: Webhooks | null;
   /** Unix milliseconds. */
   readonly now_ms: () => number;
   readonly is_stopping: () => boolean;

@@ -69,7 +69,7 @@ export interface SessionHolder {
 }
 
 /** FNV-1a over UTF-16 units. */
-function hash_of(text: string): number {
+export function hash_of(text: string): number {
   let value = 0x811c9dc5;
   for (let index = 0; index < text.length; index++) {
     value = Math.imul(value ^ text.charCodeAt(index), 0x01000193);
