@@ -287,7 +287,7 @@ interface Deciding {
   readonly webhooks: Webhooks | null;
 }
 
-/** Webhooks and what they need, which a service without them does not load; null = there are none. */
+/** Webhooks, which a service without the setting does not even load; null = there are none. */
 async function open_webhooks(config: Config, parts: WebhookParts): Promise<Webhooks | null> {
   if (config.webhooks === "") return null;
   const { Webhooks } = await import("./core/webhooks/mod.ts");

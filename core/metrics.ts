@@ -153,6 +153,9 @@ export class Metrics {
     this.#gauge("webhook_behind", "Messages of the log between a hook and its head", () => {
       return [...webhooks.all()].map((runner) => [{ hook: runner.hook.name }, runner.behind]);
     }, ["hook"]);
+    this.#gauge("webhook_queued", "Events that were read from the log and wait, by hook", () => {
+      return [...webhooks.all()].map((runner) => [{ hook: runner.hook.name }, runner.queued]);
+    }, ["hook"]);
     this.#gauge("webhook_circuit_open", "1 while the endpoint of a hook is left alone", () => {
       return [...webhooks.all()].map(({ hook, endpoint }) => {
         return [{ hook: hook.name }, endpoint.state === "closed" ? 0 : 1];

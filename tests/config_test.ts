@@ -44,6 +44,8 @@ const defaults: Config = {
   tenant_publishes_per_s: 0,
   tenant_bytes_per_s: 0,
   tenants: "",
+  webhooks: "",
+  webhook_networks: [],
   device_publishes_per_s: 0,
   device_bytes_per_s: 0,
   etcd: [],

@@ -1,8 +1,8 @@
 /**
- * Which addresses a URL that somebody else has chosen may lead to (server-side request forgery): the
- * public ones, by the special-purpose registries of IANA (RFC 6890), and those that the operator has
- * allowed. It is the address that is connected to that is judged, after the name was resolved, so a
- * name that changes its mind between two questions gains nothing.
+ * Which addresses a URL that somebody else has chosen may lead to (server-side request forgery):
+ * the public ones, by the special-purpose registries of IANA (RFC 6890), and those that the
+ * operator has allowed. It is the address that is connected to that is judged, after the name was
+ * resolved, so a name that changes its mind between two questions gains nothing.
  */
 import { address_bytes, contains, type Network, parse_network } from "../network.ts";
 

@@ -131,7 +131,12 @@ export class HookRunner implements Sink {
     return Math.max(0, this.parts.router.dispatched - this.cursor);
   }
 
-  /** Writes the cursor down; it may be some time behind: then events are sent again after a kill. */
+  /** Events that were read from the log and are not over. */
+  get queued(): number {
+    return this.#queued;
+  }
+
+  /** Writes the cursor down: events that were over since come again after a kill. */
   async flush(): Promise<void> {
     const { cursor } = this;
     const { store, log } = this.parts;
@@ -338,7 +343,7 @@ export class HookRunner implements Sink {
 
   // ---------------------------------------------------------------- dead letters once more
 
-  /** Sends the dead letters after an offset again, in the background; false = it does so already. */
+  /** Sends the dead letters after an offset again, in the background; false = it is doing so. */
   replay(after: number): boolean {
     if (this.#replaying) return false;
     this.#replaying = true;

@@ -1,6 +1,6 @@
 /**
  * All webhooks of a node: which there are, which of them it runs, and the events of devices that
- * they want. A set that cannot be used changes nothing. A node without the setting never loads this.
+ * they want. A set that cannot be used changes nothing. A node without the setting never loads it.
  */
 import type { Config } from "../config.ts";
 import type { Hub } from "../hub.ts";

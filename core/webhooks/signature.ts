@@ -1,7 +1,7 @@
 /**
  * Signatures of the Standard Webhooks specification (symmetric, `v1`): HMAC-SHA256 over
- * `id.timestamp.body`, one signature for each secret, so that secrets can be changed while receivers
- * know either. https://github.com/standard-webhooks/standard-webhooks
+ * `id.timestamp.body`, one for each secret, so that secrets can be changed while receivers know
+ * either. https://github.com/standard-webhooks/standard-webhooks
  */
 
 const prefix = "whsec_";
@@ -20,8 +20,9 @@ export function parse_secret(text: unknown): Uint8Array<ArrayBuffer> | string {
   } catch {
     return `what follows ${prefix} in a secret is not base64`;
   }
-  if (bytes.length >= secret_bytes_min && bytes.length <= secret_bytes_max) return bytes;
-  return `a secret has ${bytes.length} bytes; it must have ${secret_bytes_min} to ${secret_bytes_max}`;
+  const { length } = bytes;
+  if (length >= secret_bytes_min && length <= secret_bytes_max) return bytes;
+  return `a secret has ${length} bytes; it must have ${secret_bytes_min} to ${secret_bytes_max}`;
 }
 
 export class Signer {
