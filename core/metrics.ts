@@ -17,7 +17,7 @@ import type { Sessions } from "./sessions.ts";
 import type { StatusBook } from "./status.ts";
 import type { Store } from "./store/mod.ts";
 import type { Tenants, Usage } from "./tenant.ts";
-import type { EndpointCounts } from "./webhooks/endpoint.ts";
+import { show_webhooks } from "./webhooks/metrics.ts";
 import type { Webhooks } from "./webhooks/mod.ts";
 
 export interface MetricsParts {
@@ -120,56 +120,8 @@ export class Metrics {
     );
   }
 
-  /** Names of hooks are the operator's own: as many labels as limits.webhooks_max. */
   add_webhooks(webhooks: Webhooks): void {
-    const by_hook = (read: (counts: EndpointCounts) => number): Read => () => {
-      return [...webhooks.all_counts()].map(([hook, counts]) => [{ hook }, read(counts)]);
-    };
-    this.#counter(
-      "webhook_attempts",
-      "Requests to webhooks, by hook; callbacks are one",
-      by_hook((counts) => counts.attempts),
-      ["hook"],
-    );
-    this.#counter(
-      "webhook_delivered",
-      "Requests that endpoints took, by hook",
-      by_hook((counts) => counts.delivered),
-      ["hook"],
-    );
-    this.#counter(
-      "webhook_dead_letters",
-      "Requests that were given up, by hook",
-      by_hook((counts) => counts.given_up),
-      ["hook"],
-    );
-    this.#counter("webhook_failures", "Attempts that failed, by hook and reason", () => {
-      return [...webhooks.all_counts()].flatMap(([hook, { failed }]) => {
-        return [...failed].map(([code, count]): [Record<string, string>, number] => {
-          return [{ hook, code: code.name }, count];
-        });
-      });
-    }, ["hook", "code"]);
-    this.#gauge("webhook_behind", "Messages of the log between a hook and its head", () => {
-      return [...webhooks.all()].map((runner) => [{ hook: runner.hook.name }, runner.behind]);
-    }, ["hook"]);
-    this.#gauge("webhook_queued", "Events that were read from the log and wait, by hook", () => {
-      return [...webhooks.all()].map((runner) => [{ hook: runner.hook.name }, runner.queued]);
-    }, ["hook"]);
-    this.#gauge("webhook_circuit_open", "1 while the endpoint of a hook is left alone", () => {
-      return [...webhooks.all()].map(({ hook, endpoint }) => {
-        return [{ hook: hook.name }, endpoint.state === "closed" ? 0 : 1];
-      });
-    }, ["hook"]);
-    this.#counter("webhook_events", "Events of devices that were stored", () => {
-      return webhooks.events.stored;
-    });
-    this.#gauge("webhook_events_waiting", "Events of devices that are not stored yet", () => {
-      return webhooks.events.waiting;
-    });
-    this.#counter("webhook_events_dropped", "Events that the store did not take, by reason", () => {
-      return [...webhooks.events.dropped].map(([code, count]) => [{ code: code.name }, count]);
-    }, ["code"]);
+    show_webhooks(this.#show, webhooks);
   }
 
   add_cluster({ node, relay }: ClusterCounts, router: Router): void {
