@@ -67,6 +67,22 @@ export class EtcdDirectory implements Directory {
       .then(this.etcd.delete().key(key)).commit();
   }
 
+  /**
+   * The leader counts the time of leases, and one that has been replaced may not know: so the term
+   * is that of a quorum before and after.
+   */
+  async left_s(lease_id: string): Promise<number> {
+    const ask = () => this.etcd.leaseClient.leaseTimeToLive({ ID: lease_id });
+    const { TTL } = await ask();
+    if (Number(TTL) > 0) return Number(TTL); // or it was renewed at another
+    const before = await this.etcd.get(prefix).exec();
+    const left = await ask();
+    const after = await this.etcd.get(prefix).exec();
+    const terms = [before, left, after].map(({ header }) => header.raft_term);
+    if (new Set(terms).size > 1) throw new Error("etcd has another leader");
+    return Math.max(0, Number(left.TTL));
+  }
+
   async read(): Promise<{ revision: number; records: Stored[] }> {
     const { kvs, header } = await this.etcd.getAll().prefix(prefix).exec();
     return { revision: Number(header.revision), records: kvs.map(stored_of) };

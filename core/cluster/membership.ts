@@ -9,12 +9,16 @@ import type { Log } from "../log.ts";
 import { type Clock, sleep } from "./clock.ts";
 import type { Member, View } from "./mod.ts";
 
-/** The shortest that etcd grants with its default election timeout of 1 s. */
-const lease_ttl_s = 2;
-/** The node fences itself this long before the directory may take its lease. */
+/** One second more than a node may act: others need not wait until the directory ends a lease. */
+const lease_ttl_s = 3;
+const act_s = 2;
+/** The node fences itself this long before another may take its record away. */
 const lease_margin_ms = 100;
 const keepalive_ms = 350;
 const register_retry_ms = 100;
+/** How often, and for how long, a member is looked at that says nothing to this node. */
+const suspect_ms = 50;
+const suspect_max_ms = 3000;
 
 export interface Lease {
   readonly id: string;
@@ -46,6 +50,11 @@ export interface Directory {
   put(node_id: string, value: string, lease: Lease, create_revision: number): Promise<boolean>;
   /** Takes that record away, if it is still there. */
   remove(node_id: string, create_revision: number): Promise<void>;
+  /**
+   * Seconds that a lease has left at least, a whole number; 0 also when it is over. Throws where
+   * nobody can say for certain that it was not renewed at another place.
+   */
+  left_s(lease_id: string): Promise<number>;
   read(): Promise<{ readonly revision: number; readonly records: readonly Stored[] }>;
   /** Tells of every change after a revision. */
   follow(revision: number, changes: Changes): Promise<void>;
@@ -83,6 +92,8 @@ export class Membership {
   #asking = false;
   #asked_ms = 0;
   #cancel_check = () => {};
+  /** Runs of members that are being looked at. */
+  readonly #suspects = new Set<string>();
 
   constructor(
     readonly directory: Directory,
@@ -129,6 +140,30 @@ export class Membership {
     const known = this.#known.get(node_id);
     if (known === undefined || known.member.run !== run || !this.may_act()) return;
     await this.directory.remove(node_id, known.create_revision);
+  }
+
+  /**
+   * Takes a member away that says nothing, once it has not renewed its lease for so long that it
+   * does not act any more: a renewal that comes later is answered too late for it.
+   */
+  async suspect(member: Member): Promise<void> {
+    const { node_id, run } = member;
+    const is_member = () => this.#known.get(node_id)?.member.run === run && this.may_act();
+    if (this.#suspects.has(run)) return;
+    this.#suspects.add(run);
+    const until_ms = this.clock.now_ms() + suspect_max_ms;
+    try {
+      while (is_member() && this.clock.now_ms() < until_ms) {
+        const left_s = await this.directory.left_s(run).catch(() => lease_ttl_s);
+        if (left_s < lease_ttl_s - act_s) {
+          await this.remove(member);
+          return this.log.warn("a silent node was taken away", { node: node_id });
+        }
+        await sleep(this.clock, suspect_ms);
+      }
+    } finally {
+      this.#suspects.delete(run);
+    }
   }
 
   /** Writes what this node says of itself, if it is a member. */
@@ -236,7 +271,7 @@ export class Membership {
   }
 
   #extend(sent_ms: number): void {
-    this.#valid_to_ms = sent_ms + lease_ttl_s * 1000 - lease_margin_ms;
+    this.#valid_to_ms = sent_ms + act_s * 1000 - lease_margin_ms;
   }
 
   /** Looks again when the lease is to be renewed, or is over. */

@@ -55,8 +55,10 @@ export class ClusterNode {
     const membership = new Membership(directory, () => this.#self(), events, log, system_clock);
     this.#membership = membership;
     const handlers = this.#handlers();
-    const on_dead = (member: Member) => this.#on_dead(member);
-    this.#peers = new Peers(node_id, () => membership.run, handlers, tls, on_dead);
+    this.#peers = new Peers(node_id, () => membership.run, handlers, tls, {
+      dead: (member) => this.#on_dead(member),
+      silent: (member) => void membership.suspect(member).catch(() => {}),
+    });
     this.#registry = new Registry(node_id, this.#peers.ask_owner, Date.now() * 1000);
     this.#holdings = new Holdings(this.#peers, holder, membership, system_clock);
     this.#server = new PeerServer(handlers);

@@ -2,7 +2,7 @@
  * How nodes speak to each other: gRPC with JSON messages between runs of one program, and
  * grpc.health.v1.Health, which each node serves and watches on every other. A process that has
  * ended is known when its connection breaks and its port refuses another; a host that says
- * nothing is left to its lease.
+ * nothing is suspected, and left to its lease.
  */
 import * as grpc from "@grpc/grpc-js";
 import type { Address } from "../address.ts";
@@ -104,6 +104,14 @@ export class PeerServer {
   }
 }
 
+/** What is told of another node, again and again while it is so. */
+export interface Found {
+  /** Its process has ended. */
+  dead(member: Member): void;
+  /** It does not answer. */
+  silent(member: Member): void;
+}
+
 /** One other node. */
 class Peer {
   readonly #client: grpc.Client;
@@ -115,7 +123,7 @@ class Peer {
   constructor(
     readonly member: Member,
     tls: PeerTls | undefined,
-    readonly on_dead: (member: Member) => void,
+    readonly found: Found,
   ) {
     this.#client = new grpc.Client(member.peer, client_credentials(tls, member.peer), {
       ...keepalive,
@@ -177,9 +185,8 @@ class Peer {
   /** The stream has ended: is there still a process that listens? */
   async #broken(): Promise<void> {
     if (this.#closed) return;
-    if (await refuses(this.member.peer)) {
-      if (!this.#closed) this.on_dead(this.member);
-    }
+    const is_dead = await refuses(this.member.peer);
+    if (!this.#closed) this.found[is_dead ? "dead" : "silent"](this.member);
     setTimeout(() => {
       if (!this.#closed) this.#begin_watch();
     }, watch_retry_ms);
@@ -213,7 +220,7 @@ export class Peers implements Registrars {
     readonly run: () => string,
     readonly own: Handlers,
     readonly tls: PeerTls | undefined,
-    readonly on_dead: (member: Member) => void,
+    readonly found: Found,
   ) {}
 
   set_view({ members }: View): void {
@@ -224,7 +231,7 @@ export class Peers implements Registrars {
     }
     for (const member of members.values()) {
       if (member.node_id === this.node_id || this.#peers.has(member.node_id)) continue;
-      this.#peers.set(member.node_id, new Peer(member, this.tls, this.on_dead));
+      this.#peers.set(member.node_id, new Peer(member, this.tls, this.found));
     }
   }
 

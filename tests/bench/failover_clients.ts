@@ -54,12 +54,21 @@ class Application {
       const cursor = before === undefined ? {} : { cursor: before.cursor };
       const client = connect({ address, session_id, token, ...settings, ...cursor });
       this.#client = client;
-      client.subscribe(`fleet/${this.topic}`).catch(() => {});
+      this.#subscribe(client);
       void this.#run(client);
     };
     this.subscribed = false;
     if (before === undefined) begin();
     else before.close().then(begin);
+  }
+
+  /** Until the service agrees, or another run has begun. */
+  #subscribe(client: Client): void {
+    client.subscribe(`fleet/${this.topic}`).catch((error) => {
+      if (client !== this.#client) return;
+      console.error(String(error));
+      setTimeout(() => client === this.#client && this.#subscribe(client), 500);
+    });
   }
 
   async #run(client: Client): Promise<void> {

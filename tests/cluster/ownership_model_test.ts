@@ -227,6 +227,14 @@ class Model {
       const name = world.pick(names);
       const node = cluster.nodes.get(name)!;
       const lasts_ms = world.between(10, 4000);
+      // Whatever happens is taken for silence by somebody, also where it is none.
+      const other = cluster.nodes.get(world.pick(names))!;
+      world.after(world.between(0, 2000), other.host, () => {
+        const member = other.membership.view.members.get(name);
+        if (member !== undefined && other !== node) {
+          other.membership.suspect(member).catch(() => {});
+        }
+      });
       switch (world.pick(["kill", "freeze", "freeze", "etcd", "pair", "isolate", "halves"])) {
         case "kill":
           cluster.kill(name);

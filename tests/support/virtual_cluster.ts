@@ -64,6 +64,11 @@ export class SimDirectory {
         call(() => {
           if (this.records.get(node_id)?.create_revision === create_revision) this.#delete(node_id);
         }),
+      left_s: (lease_id) =>
+        call(() => {
+          const left_ms = (this.#leases.get(lease_id) ?? -Infinity) - this.world.now_ms;
+          return Math.max(0, Math.floor(left_ms / 1000));
+        }),
       read: () => call(() => ({ revision: this.#revision, records: [...this.records.values()] })),
       follow: (revision, changes) => {
         const found = this.#changes.findIndex((change) => change.revision > revision);
