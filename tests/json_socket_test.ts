@@ -1,45 +1,11 @@
 /** JSON over WebSocket: each request and its answer, errors by name, resume across a restart. */
 import { assert, assertEquals } from "@std/assert";
+import { type Fields, JsonSocket } from "./support/json_socket.ts";
 import { Service } from "./support/service.ts";
-import { Inbox, within } from "./support/wait.ts";
-
-type Fields = Record<string, unknown>;
-
-/** A browser's end of a socket. */
-class Socket implements AsyncDisposable {
-  readonly inbox = new Inbox<Fields>("WebSocket");
-
-  private constructor(readonly socket: WebSocket) {
-    socket.onmessage = ({ data }) => this.inbox.push(JSON.parse(data));
-    socket.onclose = () => this.inbox.end();
-  }
-
-  static async open(service: Service): Promise<Socket> {
-    const socket = new WebSocket(`${service.http.replace("http", "ws")}/v1/ws`);
-    const opened = new Socket(socket);
-    await within(new Promise((resolve) => socket.onopen = resolve), "an open WebSocket");
-    return opened;
-  }
-
-  /** Sends one request; answers what comes next. */
-  async ask(fields: Fields): Promise<Fields> {
-    this.socket.send(JSON.stringify(fields));
-    return (await this.inbox.next())!;
-  }
-
-  async next(): Promise<Fields | undefined> {
-    return await this.inbox.next();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.socket.close();
-    while (await this.inbox.next() !== undefined);
-  }
-}
 
 Deno.test("requests of a WebSocket are answered with their ids", async () => {
   await using service = await Service.start();
-  await using socket = await Socket.open(service);
+  await using socket = await JsonSocket.open(service);
   assertEquals(await socket.ask({ type: "ping", id: "a" }), { type: "pong", id: "a" });
   const subscribed = await socket.ask({ type: "subscribe", id: 1, topics: ["ws/#"] });
   assertEquals([subscribed.type, subscribed.id], ["subscribed", 1]);
@@ -60,7 +26,7 @@ Deno.test("requests of a WebSocket are answered with their ids", async () => {
 
 Deno.test("bad requests of a WebSocket are refused by name, and it stays open", async () => {
   await using service = await Service.start();
-  await using socket = await Socket.open(service);
+  await using socket = await JsonSocket.open(service);
   const bad: [Fields, string][] = [
     [{ type: "dance" }, "json_invalid"],
     [{ type: "publish", topic: "a/#" }, "topic_invalid"],
@@ -87,7 +53,7 @@ Deno.test("a WebSocket goes on where it was when the service comes back", async 
   const data = await Deno.makeTempDir();
   try {
     const first = await Service.start({ data });
-    const before = await Socket.open(first);
+    const before = await JsonSocket.open(first);
     await before.ask({ type: "subscribe", id: 1, topics: ["ws/#"] });
     await first.publish("ws/1", "before");
     const seen = (await before.next())!;
@@ -98,7 +64,7 @@ Deno.test("a WebSocket goes on where it was when the service comes back", async 
     assertEquals(await before.next(), undefined);
     await using second = await Service.start({ data });
     await second.publish("ws/2", "while it was away");
-    await using after = await Socket.open(second);
+    await using after = await JsonSocket.open(second);
     await after.ask({ type: "subscribe", id: 1, topics: ["ws/#"], after: seen.id });
     assertEquals((await after.next())?.payload, "while it was away");
     await second.publish("ws/3", "after");
@@ -110,7 +76,7 @@ Deno.test("a WebSocket goes on where it was when the service comes back", async 
 
 Deno.test("a reader that is slow gets everything, in order", async () => {
   await using service = await Service.start();
-  await using socket = await Socket.open(service);
+  await using socket = await JsonSocket.open(service);
   await socket.ask({ type: "subscribe", id: 1, topics: ["bulk"] });
   const payload = "x".repeat(1000);
   const items = Array.from(
