@@ -177,6 +177,7 @@ export class LongwireDriver implements Driver {
   }
 
   refused(session: Session, token: number, code: Code, detail: string): void {
+    this.hub.timeline.refused(session.id, code, "");
     if (!is_current(session, token)) return;
     const request_id = request_id_of(token);
     this.#send(session, { type: "published", request_id, code: code.number, detail });

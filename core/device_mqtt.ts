@@ -218,6 +218,7 @@ export class MqttDriver implements Driver {
   }
 
   refused(session: Session, token: number, code: Code, detail: string): void {
+    this.hub.timeline.refused(session.id, code, "");
     if (token === 0) return; // QoS 0: counted by the router
     const packet_id = token & 0xffff;
     let answered = token;

@@ -20,6 +20,7 @@ import { is_longwire, offline, type PublishAnswers, Session } from "./session.ts
 import { device_id_problem, new_id, plain_filter } from "./namespace.ts";
 import { type Exchange, SubscriptionOptions, type Will, type Wire } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
+import { Timeline } from "./timeline.ts";
 import { SharedSubscriptions } from "./shared.ts";
 import type { Soon } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
@@ -140,6 +141,7 @@ export class Hub implements ReactorHandler {
   /** Histograms; null = nobody measures. */
   measures: Measures | null = null;
   readonly shared: SharedSubscriptions;
+  readonly timeline: Timeline;
   /** Who owns sessions in a cluster; null = this node owns all. */
   ownership: Ownership | null = null;
   /** null = nobody wants to know. */
@@ -163,7 +165,11 @@ export class Hub implements ReactorHandler {
     const on_gap = (session: Session, from: number, to: number) => {
       this.driver_of(session).on_gap(session, from, to);
     };
-    const on_live = (session: Session) => this.shared.live(session);
+    this.timeline = new Timeline(router.now_ms);
+    const on_live = (session: Session) => {
+      this.timeline.caught_up(session.id);
+      this.shared.live(session);
+    };
     this.#replayer = new Replayer(reactor, router, log, keep, on_gap, on_live);
     this.shared = new SharedSubscriptions(router, sessions, log);
     router.session_of = (id) => sessions.get(id);
@@ -381,6 +387,7 @@ export class Hub implements ReactorHandler {
     const session = this.#session(conn, generation);
     if (session === undefined) return;
     session.behind_count = count;
+    this.timeline.behind(session.id, seq);
     this.#replayer.fell_behind(session, seq - 1);
   }
 
@@ -419,6 +426,16 @@ export class Hub implements ReactorHandler {
     this.when_kept(session, () => this.driver_of(session).release(session, received));
   }
 
+  on_dropping(conn: number, generation: number, code: number, queue_bytes: number): void {
+    const session = this.#session(conn, generation);
+    if (session !== undefined) this.timeline.dropping(session.id, code_of(code), queue_bytes);
+  }
+
+  /** Whose connection it is; undefined = nobody's yet, or not any more. */
+  session_of(conn: number, generation: number): Session | undefined {
+    return this.#session(conn, generation);
+  }
+
   /** Sends the retained messages that match a filter that was just subscribed to. */
   send_retained(session: Session, filter: string, options: number): void {
     this.#replayer.send_retained(session, filter, options);
@@ -430,6 +447,7 @@ export class Hub implements ReactorHandler {
    */
   subscribe(session: Session, filter: string, options: number, after?: number): void {
     const before = session.options_of(filter);
+    this.timeline.subscribed(session.id, plain_filter(filter), SubscriptionOptions.qos(options));
     if (before === undefined) {
       this.sessions.subscriptions++;
       count_subscriptions(session, 1);
@@ -451,7 +469,9 @@ export class Hub implements ReactorHandler {
   /** Why a session may not subscribe to a filter; null = it may. */
   refusal_of(session: Session, filter: string): Code | null {
     const code = refusal_of_filter(session, filter, this.router.store.shared !== undefined);
-    if (code !== null) this.#count_refused(code);
+    if (code === null) return null;
+    this.#count_refused(code);
+    this.timeline.refused(session.id, code, plain_filter(filter));
     return code;
   }
 
@@ -507,6 +527,7 @@ export class Hub implements ReactorHandler {
     if (is_shared(filter)) this.shared.part(session, filter);
     else this.router.fanout.leave(session, filter, options);
     session.unsubscribe(filter);
+    this.timeline.unsubscribed(session.id, plain_filter(filter));
     return true;
   }
 
@@ -595,6 +616,7 @@ export class Hub implements ReactorHandler {
   #refuse(handshake: Handshake, code: Code, detail: string): void {
     this.#set(handshake.conn, undefined);
     const { driver, conn, generation, claim } = handshake;
+    this.timeline.refused(claim.id, code, "");
     for (const [session, successor] of this.#successors) {
       if (successor === handshake) this.#successors.delete(session);
     }
@@ -628,6 +650,7 @@ export class Hub implements ReactorHandler {
     this.#set(conn, session);
     this.#take_certificate(session);
     if (claim.access !== null) this.#hold(session, claim.access);
+    this.timeline.connected(session.id, session.wire, present);
     try {
       claim.granted(session, present);
     } catch (error) {
@@ -669,6 +692,7 @@ export class Hub implements ReactorHandler {
   #detach(session: Session, code: Code, closed: Closed): void {
     this.#presence.left(session, code);
     this.watcher?.left(session, code);
+    this.timeline.disconnected(session.id, code);
     if (session.access !== null) this.#let_go(session, session.access);
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);

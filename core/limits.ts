@@ -154,6 +154,20 @@ export const limits = Object.freeze({
   keys_timeout_ms: 5_000,
   /** Devices of one page of GET /v1/devices. */
   devices_page_max: 1000,
+  /**
+   * Events of all devices that are remembered (powers of two): those of connections, and those that
+   * a device can bring about at will. Some 60 bytes each.
+   */
+  timeline_events: 1 << 16,
+  timeline_noisy_events: 1 << 16,
+  /** Events of one device that are shown. */
+  timeline_device_events: 100,
+  /** Characters of a device's id, past which it has no timeline, and of a topic in one. */
+  timeline_text_max: 256,
+  /** Devices of one list of those that are worst off. */
+  worst_devices_max: 1000,
+  /** How long other nodes have to say which devices they have. */
+  fleet_timeout_ms: 2_000,
   /** How long a scan of the descriptors is good enough for metrics. */
   descriptors_age_ms: 10_000,
   /** A descriptor that looks wrong is looked at again after this. */

@@ -135,6 +135,7 @@ static struct out_queue *queue_take(struct io_thread *t) {
 static void queue_give_back(struct io_thread *t, struct connection *c) {
   struct out_queue *q = c->out;
   c->out = NULL;
+  c->flags &= ~(uint32_t)IS_DROPPING;
   if (q == NULL) return;
   COUNT(t, out_queue_bytes, -(uint64_t)q->bytes);
   if (t->spare_queue_count >= 4096 || q->capacity > 64) {
@@ -234,7 +235,7 @@ static void close_now(struct io_thread *t, struct connection *c) {
 /* The connection is of no more use to the host: tells it, once. */
 static void tell_closed(struct io_thread *t, struct connection *c, unsigned code) {
   c->code = (uint8_t)code;
-  c->pending &= (uint8_t) ~(PENDING_ROOM | PENDING_VIOLATION);
+  c->pending &= (uint8_t) ~(PENDING_ROOM | PENDING_VIOLATION | PENDING_DROPPING);
   if (!(c->flags & BEHIND) && t->seen_seq > c->reached_seq) c->reached_seq = t->seen_seq;
   if (c->flags & EXPOSED) mark_pending(t, c, PENDING_CLOSED);
 }
@@ -421,6 +422,11 @@ static int emit_pending(struct io_thread *t, struct connection *c) {
   if (c->pending & PENDING_BEHIND) {
     if (!emit_u64(t, c, LW_EVENT_BEHIND, c->behind_count, c->behind_seq)) return 0;
     c->pending &= (uint8_t)~PENDING_BEHIND;
+  }
+  if (c->pending & PENDING_DROPPING) {
+    uint32_t bytes = c->out == NULL ? 0 : c->out->bytes;
+    if (!emit_plain(t, c, LW_EVENT_DROPPING, LW_CODE_SLOW_CONSUMER, bytes)) return 0;
+    c->pending &= (uint8_t)~PENDING_DROPPING;
   }
   if (c->pending & PENDING_VIOLATION) {
     if (!emit_plain(t, c, LW_EVENT_VIOLATION, c->code, c->listener)) return 0;

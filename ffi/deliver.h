@@ -80,6 +80,13 @@ static void send_copy(struct io_thread *t, struct connection *c, const void *byt
   mark_dirty(t, c);
 }
 
+/* The queue is full: the host is told when that begins. */
+static void tell_dropping(struct io_thread *t, struct connection *c) {
+  if (c->flags & IS_DROPPING) return;
+  c->flags |= IS_DROPPING;
+  if (c->flags & EXPOSED) mark_pending(t, c, PENDING_DROPPING);
+}
+
 /* Queues a QoS 0 frame, in the place of older ones where the bound asks for it. */
 static void send_droppable(struct io_thread *t, struct connection *c,
                            const struct publish_record *r, uint32_t audience) {
@@ -98,8 +105,10 @@ static void send_droppable(struct io_thread *t, struct connection *c,
     COUNT(t, dropped[LW_CODE_REPLACED], 1);
     COUNT(t, deliveries, 1);
   } else {
-    if (full)
+    if (full) {
       COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], out_drop_oldest(q, f->size, soft, c->protocol));
+      tell_dropping(t, c);
+    }
     if (full && q->bytes > 0 && (uint64_t)q->bytes + f->size > soft) {
       COUNT(t, dropped[LW_CODE_SLOW_CONSUMER], 1);
     } else if (q->blocked && key == 0 && f->size < ARENA_FRAME_BYTES_MAX

@@ -563,6 +563,7 @@ int lw_layout(uint32_t *out, int n) {
       sizeof(struct lw_network),
       sizeof(struct lw_fds),
       sizeof(struct lw_fd),
+      sizeof(struct lw_top_row),
   };
   int count = (int)(sizeof layout / sizeof layout[0]);
   for (int i = 0; i < count && i < n; i++) out[i] = layout[i];

@@ -102,6 +102,7 @@ enum connection_flags {
   BROKEN = 1 << 22,            /* the peer violated the protocol: nothing more is read from it */
   AWAITS_VERSION = 1 << 23,    /* refused, and told so in the words of its MQTT version */
   USES_ALIASES = 1 << 24,      /* it has a table in t->aliases */
+  IS_DROPPING = 1 << 25,       /* the host has been told, LW_EVENT_DROPPING */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -112,6 +113,7 @@ enum pending_events {
   PENDING_ACKED = 1 << 3,
   PENDING_CLOSED = 1 << 4,
   PENDING_SETTLED = 1 << 5,
+  PENDING_DROPPING = 1 << 6,
 };
 
 /* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for.
@@ -192,6 +194,24 @@ struct tls;
 struct tls_thread;
 struct tls_state;
 
+/* The host, waiting for all threads. */
+struct top_wait {
+  pthread_mutex_t mutex;
+  pthread_cond_t done;
+  uint32_t left; /* threads that are not through */
+};
+
+/* What lw_top has asked of one thread (top.h). */
+struct top_search {
+  uint32_t asked; /* atomic: the fields below are the thread's until it is 0 again */
+  uint32_t by;    /* enum lw_top_by */
+  uint32_t slot;  /* the next to be looked at */
+  uint32_t count;
+  uint32_t rows_max;
+  struct lw_top_row *rows; /* a heap: the smallest key comes first */
+  struct top_wait *wait;
+};
+
 struct io_thread {
   struct lw_reactor *reactor;
   struct backend *backend;
@@ -227,6 +247,7 @@ struct io_thread {
   struct tls_thread *tls; /* NULL = no TLS connection has been here */
   struct traced traced[TRACED_MAX];
   uint32_t traced_count;
+  struct top_search top;
   struct lw_stats stats; /* this thread's; others read it */
 };
 

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "host.h"
+#include "top.h"
 
 #if defined(LW_BACKEND_FILE) /* a test's own */
 #include LW_BACKEND_FILE
@@ -142,7 +143,7 @@ static void wake_host(struct io_thread *t) {
 /* Whether something asks for a turn that no wakeup will announce. Called with `sleeping` set. */
 static int has_work(struct io_thread *t) {
   if (t->ready.count > 0 || command_queue_peek(&t->commands) != NULL) return 1;
-  if (tls_has_work(t)) return 1;
+  if (tls_has_work(t) || top_has_work(t)) return 1;
   if (__atomic_load_n(&t->listeners_asked, __ATOMIC_SEQ_CST) != t->listeners_seen) return 1;
   if (__atomic_load_n(&t->unlisten_asked, __ATOMIC_SEQ_CST)) return 1;
   if (__atomic_load_n(&t->reactor->stopping, __ATOMIC_SEQ_CST)) return 1;
@@ -169,6 +170,7 @@ static void turn(struct io_thread *t) {
   resume_stalled(t);
   read_ready(t);
   tls_turn(t);
+  top_turn(t);
   drain_commands(t, 1);
   run_timers(t);
   flush_dirty(t);

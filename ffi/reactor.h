@@ -88,6 +88,9 @@ enum lw_event_type {
   /* body: struct lw_traced. argument: enum lw_traced_what. One that finds no room in the ring or in
    * the turn is dropped and counted */
   LW_EVENT_TRACED = 8,
+  /* messages of QoS 0 for the connection begin to be dropped: its out-queue is full. Once until the
+   * queue has been empty. code: why; argument: bytes that wait */
+  LW_EVENT_DROPPING = 9,
 };
 
 struct lw_event {
@@ -457,6 +460,26 @@ struct lw_fd {
   char target[120]; /* NUL-terminated, cut to fit */
 };
 
+enum lw_top_by {
+  LW_TOP_QUEUE_BYTES = 0,
+  LW_TOP_MISSES = 1,
+};
+
+#define LW_TOP_ROWS_MAX 4096u
+
+/* How one connection is. */
+struct lw_top_row {
+  uint32_t conn;
+  uint32_t generation;
+  uint32_t key;         /* what it was looked for by */
+  uint32_t queue_bytes; /* waiting to be sent */
+  uint32_t stalled_ms;  /* since some of them left */
+  uint32_t inflight;    /* messages of QoS 1 and 2 that it has not acknowledged */
+  uint32_t silent_ms;   /* since it was heard */
+  /* heartbeats that it has missed, in thousandths; 0 = it need not send any */
+  uint32_t misses_milli;
+};
+
 struct lw_reactor;
 
 /* Sizes of the structs above in order of appearance, for the host to check: lw_layout(out, n)
@@ -554,5 +577,11 @@ int lw_peer_certificate(struct lw_reactor *reactor, uint32_t conn, uint32_t gene
  * connection that comes or goes meanwhile may look leaked: ask again. Returns 0 or -errno; -EBUSY:
  * a scan is under way; -ENOSYS: not here. */
 int lw_fds(struct lw_reactor *reactor, struct lw_fds *out, struct lw_fd *list, uint32_t list_max);
+
+/* The connections for which `by` (enum lw_top_by) is largest and not 0, the worst first, at most
+ * rows_max (LW_TOP_ROWS_MAX at most). Waits until each I/O thread has looked through its own, some
+ * thousands a turn: call it from a thread of its own, one call at a time. Returns how many, or
+ * -errno. */
+int lw_top(struct lw_reactor *reactor, uint32_t by, struct lw_top_row *rows, uint32_t rows_max);
 
 #endif

@@ -20,10 +20,11 @@ export type { PeerCertificate } from "./tls.ts";
 const abi_version = 1;
 
 /** sizeof of the structs of reactor.h in order of appearance, after the ABI version. */
+const top_row_words = 8;
 // deno-fmt-ignore
 const layout = [
   abi_version, 24, 8, 16, 24, 16, 16, 24, 32, 24, 24, 48, 40, 72, 284, 360, 3000, 20, 24, 18,
-  scan_bytes, row_bytes,
+  scan_bytes, row_bytes, top_row_words * 4,
 ];
 /** Descriptors that one scan lists. */
 const scan_rows_max = 512;
@@ -62,6 +63,7 @@ const symbols = {
     result: "i32",
   },
   lw_fds: { parameters: ["pointer", "buffer", "buffer", "u32"], result: "i32", nonblocking: true },
+  lw_top: { parameters: ["pointer", "u32", "buffer", "u32"], result: "i32", nonblocking: true },
 } as const;
 
 /** No connection: for publishes that leave nobody out. */
@@ -82,6 +84,7 @@ const Event = {
   room: 6,
   settled: 7,
   traced: 8,
+  dropping: 9,
 } as const;
 const Command = {
   send: 1,
@@ -166,6 +169,26 @@ export interface ReactorHandler {
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void;
   /** Of a message that is followed or was slow: `us` since it was published. */
   on_traced(conn: number, generation: number, what: Traced, stamp: number, us: number): void;
+  /** Messages of QoS 0 for it begin to be dropped; not again before its queue has been empty. */
+  on_dropping(conn: number, generation: number, code: number, queue_bytes: number): void;
+}
+
+/** enum lw_top_by */
+export const top_keys = ["queue_bytes", "heartbeat_misses"] as const;
+export type TopKey = typeof top_keys[number];
+
+/** How one connection is (struct lw_top_row). */
+export interface TopRow {
+  readonly conn: number;
+  readonly generation: number;
+  readonly queue_bytes: number;
+  /** Since some of them left. */
+  readonly stalled_ms: number;
+  /** Messages of QoS 1 and 2 that it has not acknowledged; Longwire: always 0. */
+  readonly inflight: number;
+  readonly silent_ms: number;
+  /** With fractions; 0 = it need not send any. */
+  readonly heartbeat_misses: number;
 }
 
 /** enum lw_traced_what: it has left for the device, the device has acknowledged it. */
@@ -348,6 +371,11 @@ export interface OwnReactor extends Reactor {
    * meanwhile may look leaked. Throws ReactorError: ENOSYS where there is no /proc.
    */
   descriptors(): Promise<DescriptorScan>;
+  /**
+   * The connections that are worst off and not well, the worst first; one call at a time.
+   * @param count at most 4096
+   */
+  top(by: TopKey, count: number): Promise<TopRow[]>;
 }
 
 /** Certificates cannot be used; the message says why, and begins small. */
@@ -434,6 +462,7 @@ class NativeReactor implements OwnReactor {
   );
   #waiting: Promise<unknown> = Promise.resolve();
   #scanning: Promise<unknown> = Promise.resolve();
+  #searching: Promise<unknown> = Promise.resolve();
   /** False = no device has been asked for a certificate. */
   #asks_certificates = false;
 
@@ -528,6 +557,19 @@ class NativeReactor implements OwnReactor {
     this.#scanning = scan;
     check("lw_fds", await scan);
     return read_scan(raw, rows);
+  }
+
+  async top(by: TopKey, count: number): Promise<TopRow[]> {
+    const words = new Uint32Array(count * top_row_words);
+    const search = this.#call.lw_top(this.#handle, top_keys.indexOf(by), words, count);
+    this.#searching = search;
+    const found = check("lw_top", await search);
+    return Array.from({ length: found }, (_, index) => {
+      const row = words.subarray(index * top_row_words, (index + 1) * top_row_words);
+      const [conn, generation, , queue_bytes, stalled_ms, inflight, silent_ms, misses] = row;
+      const heartbeat_misses = misses / 1000;
+      return { conn, generation, queue_bytes, stalled_ms, inflight, silent_ms, heartbeat_misses };
+    });
   }
 
   /** Starts a record of at most `bytes_max`; answers its first word's index. */
@@ -758,7 +800,7 @@ class NativeReactor implements OwnReactor {
   close(): void {
     this.wake();
     // The parked wait() still runs in the library: it must return before the memory goes.
-    void Promise.all([this.#waiting, this.#scanning]).then(() => {
+    void Promise.all([this.#waiting, this.#scanning, this.#searching]).then(() => {
       this.#call.lw_close(this.#handle);
       this.#library.close();
     });
@@ -890,6 +932,9 @@ function walk(
         handler.on_traced(conn, generation, traced_whats[argument], stamp, us);
         break;
       }
+      case Event.dropping:
+        handler.on_dropping(conn, generation, code, argument);
+        break;
       case Event.pad:
         break;
       default:

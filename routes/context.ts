@@ -5,7 +5,7 @@ import type { ClusterNode } from "../core/cluster/ownership.ts";
 import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
 import type { Descriptors } from "../core/descriptors.ts";
-import type { Devices } from "../core/devices.ts";
+import type { Fleet } from "../core/fleet.ts";
 import type { Gate } from "../core/gate.ts";
 import type { Log } from "../core/log.ts";
 import type { Metrics } from "../core/metrics.ts";
@@ -28,7 +28,7 @@ export interface Context {
   /** null = this node is alone. */
   readonly cluster: ClusterNode | null;
   readonly descriptors: Descriptors;
-  readonly devices: Devices;
+  readonly fleet: Fleet;
   readonly router: Router;
   readonly store: Store;
   readonly metrics: Metrics;

@@ -211,8 +211,15 @@ const devices: Readonly<Record<string, Operation>> = {
   "GET /v1/devices": {
     id: "devices",
     tag: "Devices",
-    summary: "The devices that have a session",
+    summary: "The devices that have a session, or those that are worst off",
+    description: "Of all nodes: `nodes` are those that have answered, `missing` the others. With " +
+      "`sort` the connected devices with most bytes that wait for them, heartbeats missed, or " +
+      "messages of the log to come, the worst first; those that are well are left out.",
     parameters: [
+      query("sort", "Only those that are worst off by this", {
+        type: "string",
+        enum: ["queue_bytes", "heartbeat_misses", "replay_lag"],
+      }),
       query("connected", "Only those that are, or are not", flag),
       query("prefix", "Of their ids", text),
       ...page,
@@ -227,6 +234,17 @@ const devices: Readonly<Record<string, Operation>> = {
     parameters: [device_parameter],
     answers: { "200": json("It", { type: "object" }) },
     errors: ["forbidden", "not_found"],
+  },
+  "GET /v1/devices/{id}/timeline": {
+    id: "timeline",
+    tag: "Devices",
+    summary: "What has happened to a device of late, newest first",
+    description: "Up to 100 events: connected, subscribed, unsubscribed, behind, caught_up, " +
+      "dropping, refused, kicked, disconnected with its reason. The last 131,072 events of all " +
+      "devices of a node are remembered; `since` says from when on they are, null = all.",
+    parameters: [device_parameter],
+    answers: { "200": json("Events", { type: "object" }) },
+    errors: ["forbidden"],
   },
   "DELETE /v1/devices/{id}": {
     id: "kick",

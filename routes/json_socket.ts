@@ -212,7 +212,7 @@ class JsonSocket implements PublishOrigin {
         const page = { after: text_of(fields, "after") ?? "", limit: 100 };
         const [topic] = parse_filters([text_of(fields, "topic") ?? ""], access);
         const plain = topic === undefined ? "" : text_of(fields, "topic")!;
-        const find = () => context.devices.listeners(access.tenant, page, plain);
+        const find = () => context.fleet.listeners(access.tenant, page, plain);
         return this.#answer(id, "presence", find);
       }
       case "ping":

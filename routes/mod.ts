@@ -4,7 +4,7 @@ import type { Right } from "../core/permission.ts";
 import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
 import { Call, type Context, type ServeInfo } from "./context.ts";
-import { device, devices, kick_device, presence } from "./devices.ts";
+import { device, devices, kick_device, presence, timeline } from "./devices.ts";
 import { device_socket } from "./device_socket.ts";
 import { docs_file, docs_page } from "./docs.ts";
 import { events } from "./events.ts";
@@ -38,6 +38,12 @@ export const routes: readonly Route[] = [
   { method: "POST", path: "/v1/publish", permission: "token", handler: publish_many },
   { method: "GET", path: "/v1/events", permission: "token", handler: events },
   { method: "GET", path: "/v1/devices", permission: "devices", handler: devices },
+  {
+    method: "GET",
+    path: "/v1/devices/{id}/timeline",
+    permission: "devices",
+    handler: timeline,
+  },
   { method: "GET", path: "/v1/devices/{id}", permission: "devices", handler: device },
   { method: "DELETE", path: "/v1/devices/{id}", permission: "devices", handler: kick_device },
   { method: "GET", path: "/v1/presence", permission: "devices", handler: presence },

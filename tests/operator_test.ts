@@ -46,7 +46,8 @@ Deno.test("a token made on the command line opens what it says, and no more", as
     const list = json((await run("devices", ...url, ...shown, "--json")).out);
     assertEquals(list.map((one) => [one.device_id, one.connected]), [["d/1", true]]);
     const heard = json((await run("devices", ...url, ...shown, "--topic", "x/y", "--json")).out);
-    assertEquals(heard, [{ device_id: "d/1", filter: "x/+", qos: 1 }]);
+    const { node } = heard[0];
+    assertEquals(heard, [{ device_id: "d/1", filter: "x/+", qos: 1, node }]);
     const one = await run("devices", "d/1", ...url, ...shown);
     assert(one.out[0].startsWith("d/1\tmqtt-5\tconnected from "), one.out.join());
     assertEquals((await run("devices", "d/1", "--kick", ...url, ...shown)).code, 0);

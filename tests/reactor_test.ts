@@ -26,6 +26,7 @@ function noting(activate: (conn: number, generation: number) => void, ids: numbe
     on_settled: ignore,
     on_stretch: ignore,
     on_traced: ignore,
+    on_dropping: ignore,
   } satisfies ReactorHandler;
 }
 

@@ -3,6 +3,7 @@ import type { Etcd3 } from "etcd3";
 import { codes, Refusal } from "../codes.ts";
 import { format_address } from "../address.ts";
 import type { Config } from "../config.ts";
+import type { FleetPeers, FleetQuestion } from "../fleet.ts";
 import type { Log } from "../log.ts";
 import { system_clock } from "./clock.ts";
 import { etcd_client, EtcdDirectory } from "./etcd.ts";
@@ -27,8 +28,12 @@ export interface NodeOptions {
 const update_ms = 1000;
 
 /** A node among others. */
-export class ClusterNode {
+export class ClusterNode implements FleetPeers {
   readonly ownership: Ownership;
+  /** Answers what other nodes ask of this node's devices, from when it serves. */
+  on_asked: (question: FleetQuestion) => Promise<unknown> = () => {
+    return Promise.reject(new Error("this node is starting"));
+  };
   readonly #holdings: Holdings;
   readonly #registry: Registry;
   readonly #peers: Peers;
@@ -103,6 +108,15 @@ export class ClusterNode {
     await this.#peers.drain(node_id);
   }
 
+  others(): readonly string[] {
+    const { node_id } = this.options.config;
+    return [...this.view.members.keys()].filter((other) => other !== node_id);
+  }
+
+  ask_fleet(node_id: string, question: FleetQuestion): Promise<unknown> {
+    return this.#peers.ask_fleet(node_id, question);
+  }
+
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#membership.leave();
@@ -134,6 +148,7 @@ export class ClusterNode {
   #handlers(): Handlers {
     return {
       ...session_handlers(this.#membership, () => this.#registry, () => this.#holdings),
+      Fleet: async (question) => ({ answer: await this.on_asked(question) }),
       Drain: async () => {
         this.options.on_drain();
         this.#server.health.set(Status.not_serving);
@@ -156,7 +171,7 @@ export function session_handlers(
   membership: Pick<Membership, "may_act">,
   registry: () => Registry,
   holdings: () => Holdings,
-): Omit<Handlers, "Drain"> {
+): Omit<Handlers, "Drain" | "Fleet"> {
   return {
     Claim: async ({ claims, ...speaker }) => {
       if (!membership.may_act()) throw new Error("this node is no member");

@@ -7,6 +7,8 @@
 import * as grpc from "@grpc/grpc-js";
 import type { Address } from "../address.ts";
 import { format_address } from "../address.ts";
+import type { FleetQuestion } from "../fleet.ts";
+import { limits } from "../limits.ts";
 import { Health, health_service } from "./health.ts";
 import type { Registrars } from "./holdings.ts";
 import type { Member, View } from "./mod.ts";
@@ -31,6 +33,8 @@ interface Messages {
   Release: [{ node_id: string; released: readonly (readonly [string, number])[] }, unknown];
   HandOver: [HandOver, { answer: "done" | "in_use" | "again" }];
   Drain: [unknown, unknown];
+  /** What the node knows of devices (core/fleet.ts). */
+  Fleet: [FleetQuestion, { answer: unknown }];
 }
 
 type Method = keyof Messages;
@@ -40,7 +44,7 @@ export type Handlers = {
   readonly [M in Method]: (request: Messages[M][0]) => Messages[M][1] | Promise<Messages[M][1]>;
 };
 
-const methods: readonly Method[] = ["Claim", "Announce", "Release", "HandOver", "Drain"];
+const methods: readonly Method[] = ["Claim", "Announce", "Release", "HandOver", "Drain", "Fleet"];
 const to_bytes = (value: unknown): Buffer => Buffer.from(JSON.stringify(value ?? {}));
 const from_bytes = (bytes: Uint8Array): unknown => JSON.parse(new TextDecoder().decode(bytes));
 
@@ -267,6 +271,10 @@ export class Peers implements Registrars {
 
   async drain(node_id: string): Promise<void> {
     await this.#call(node_id, "Drain", {}, call_timeout_ms);
+  }
+
+  async ask_fleet(node_id: string, question: FleetQuestion): Promise<unknown> {
+    return (await this.#call(node_id, "Fleet", question, limits.fleet_timeout_ms)).answer;
   }
 
   close(): void {

@@ -186,7 +186,7 @@ static void host_take(void *owner, const struct lw_event *event) {
   else if (event->type == LW_EVENT_BEHIND) host_behind(h, k->link, event);
   else if (event->type == LW_EVENT_ROOM) host_replay(h, k->link, event);
   else if (event->type == LW_EVENT_SETTLED) host_settled(h, k->link, event);
-  else CHECK(0, "event %u", event->type);
+  else CHECK(event->type == LW_EVENT_DROPPING, "event %u", event->type);
 }
 
 #endif

@@ -208,6 +208,18 @@ static void host_submit(struct host *h) {
   CHECK(result >= 0, "lw_submit returned %lld", (long long)result);
 }
 
+/* Asks who is worst off: while all of them come and go. */
+static void host_look(struct host *h) {
+  struct lw_top_row rows[32];
+  uint32_t by = random_below(&h->seed, LW_TOP_MISSES + 1);
+  int count = lw_top(h->r, by, rows, 32);
+  CHECK(count >= 0 && count <= 32, "lw_top returned %d", count);
+  for (int i = 0; i < count; i++) {
+    CHECK(rows[i].key > 0 && (i == 0 || rows[i].key <= rows[i - 1].key), "row %d: %u", i,
+          rows[i].key);
+  }
+}
+
 /* One turn of the host; now and then it is slow, and the rings fill. */
 static void host_turn(struct host *h, struct waiter *w) {
   waiter_ask(w);
@@ -215,6 +227,7 @@ static void host_turn(struct host *h, struct waiter *w) {
   host_submit(h);
   if (random_chance(&h->seed, 5)) lw_wake(h->r);
   if (random_chance(&h->seed, 1)) sleep_ms(random_below(&h->seed, 150));
+  if (random_chance(&h->seed, 3)) host_look(h);
   waiter_await(w);
   events_walk(h->r, host_take, h);
   host_submit(h);

@@ -31,6 +31,7 @@ struct stub_heard {
   struct lw_traced traced; /* the last one, and what of it */
   uint32_t traced_what;
   uint32_t traced_count;
+  uint32_t droppings;
 };
 
 struct stub_rig {
@@ -137,6 +138,9 @@ static inline void rig_take(void *owner, const struct lw_event *event) {
     memcpy(&h->traced, event + 1, sizeof h->traced);
     h->traced_what = event->argument;
     h->traced_count++;
+  } else if (event->type == LW_EVENT_DROPPING) {
+    CHECK(event->code == LW_CODE_SLOW_CONSUMER, "code %u", event->code);
+    h->droppings++;
   } else {
     CHECK(0, "event %u", event->type);
   }

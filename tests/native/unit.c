@@ -11,6 +11,7 @@
 #include "unit_reactor.h"
 #include "unit_reactor_settle.h"
 #include "unit_stream.h"
+#include "unit_top.h"
 #include "unit_wheel.h"
 
 int main(int argc, char **argv) {
@@ -28,6 +29,7 @@ int main(int argc, char **argv) {
   unit_reactor(seed);
   unit_settle();
   unit_latency();
+  unit_top(seed);
   unsigned problems = atomic_load(&check_problems);
   if (problems > 0) fprintf(stderr, "%u problems\n", problems);
   return problems > 0;

@@ -106,6 +106,7 @@ static void unit_slow_peer(void) {
   rig_turn(rig);
   CHECK(rig->t->stats.dropped[LW_CODE_SLOW_CONSUMER] == 1000 - 512, "%u dropped",
         (unsigned)rig->t->stats.dropped[LW_CODE_SLOW_CONSUMER]);
+  CHECK(h->droppings == 1, "told %u times", h->droppings);
   CHECK(rig->t->stats.out_queue_bytes == 4096, "%u bytes", (unsigned)rig->t->stats.out_queue_bytes);
   rig_publish(rig, 5, 1);
   rig_submit(rig);
