@@ -106,6 +106,23 @@ function begin_to_measure({ histograms }: Config, router: Router, hub: Hub): Mea
   return router.measures = hub.measures = measures;
 }
 
+/** Traces what is published, where Deno's OpenTelemetry is on: else none of it is loaded. */
+async function begin_to_trace(
+  { trace_slow_ms: slow_ms }: Config,
+  router: Router,
+  log: Log,
+): Promise<void> {
+  if (Deno.env.get("OTEL_DENO") !== "true") return;
+  const { TracesOfPublishes } = await import("./core/trace.ts");
+  const { version } = manifest;
+  const { measures } = router;
+  const traces = new TracesOfPublishes({ version, slow_ms, log, measures });
+  router.tracing = traces;
+  log.trace_id = traces.active_id;
+  if ((Deno.env.get("OTEL_TRACES_SAMPLER") ?? "").startsWith("parentbased_")) return;
+  log.warn("set OTEL_TRACES_SAMPLER to parentbased_traceidratio: else every request is traced");
+}
+
 /** What moves the bytes, and how it was chosen. */
 interface Moving {
   readonly reactor: OwnReactor;
@@ -121,7 +138,8 @@ async function make_reactor(config: Config): Promise<Moving> {
   const connections_max = config.max_connections === "auto" ? 0 : config.max_connections;
   const { connects_per_s, connects_per_source_per_s, connections_per_source } = config;
   const bounds = { connects_per_s, connects_per_source_per_s, connections_per_source };
-  const options = { ...limits, ...bounds, thread_count, connections_max };
+  const slow_us = config.trace_slow_ms * 1000;
+  const options = { ...limits, ...bounds, thread_count, connections_max, slow_us };
   const reactor = startup.start(backend, () => open_reactor(chosen.path, options));
   reactor.trust_proxies(config.proxy_protocol);
   const kernel_tls = startup.kernel_tls_text(config, reactor.kernel_tls_problem());
@@ -371,6 +389,7 @@ async function serve(args: readonly string[]): Promise<void> {
   sys.start();
   let is_stopping = false;
   const measures = begin_to_measure(config, router, hub);
+  await begin_to_trace(config, router, log);
   const counts = { http_refused: refused, filters_refused: hub.filters_refused, auth, tenants };
   const measured = { measures, replays: hub.replays, ...counts };
   const metrics = new Metrics({ reactor, router, sessions, store, status, version, ...measured });

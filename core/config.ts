@@ -95,6 +95,8 @@ export interface Config {
   /** off = nothing is measured that costs something with each message: for comparison. */
   readonly histograms: "on" | "off";
   readonly body_timeout_s: number;
+  /** 0 = it is not looked at. */
+  readonly trace_slow_ms: number;
   /** 0 = connections are closed at once. */
   readonly shutdown_timeout_s: number;
 }
@@ -437,6 +439,12 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     fallback: "30",
     unit: "s",
     help: "within which the body of a call over HTTP must be complete; NDJSON streams have no end",
+  },
+  trace_slow_ms: {
+    type: forms.whole_number(0, 60_000),
+    fallback: "500",
+    unit: "ms",
+    help: "with tracing: publishes that take longer are traced though not sampled; 0 is none",
   },
   shutdown_timeout_s: {
     type: forms.whole_number(0, 3600),

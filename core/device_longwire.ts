@@ -318,8 +318,9 @@ export class LongwireDriver implements Driver {
     if (offset > this.router.dispatched) {
       throw new Refusal(codes.protocol_error, `Ack of offset ${offset}, which was not sent`);
     }
-    const { measures, dispatched } = this.router;
+    const { measures, tracing, dispatched } = this.router;
     measures?.acknowledged(offset, dispatched, this.reactor.now_us());
+    tracing?.acknowledged(session, offset);
     this.sessions.acked(session, offset);
   }
 
@@ -332,7 +333,9 @@ export class LongwireDriver implements Driver {
     const topic = typeof admitted === "string" ? admitted : frame.topic;
     const plain = { topic, payload, qos, retain, time_ms, expires_ms, key };
     const message = properties === undefined ? plain : { ...plain, properties };
-    if (typeof admitted !== "string") return this.router.refuse(message, session, token, admitted);
+    if (typeof admitted !== "string") {
+      return this.router.refuse(message, session, token, admitted, session);
+    }
     this.router.publish(message, session, token, session);
   }
 

@@ -335,7 +335,7 @@ export class MqttDriver implements Driver {
     let { properties } = view;
     if (retain || session.no_local) properties = { ...properties, publisher: session.id };
     const message: Message = properties === undefined ? plain : { ...plain, properties };
-    if (why !== null) return this.router.refuse(message, session, token, why);
+    if (why !== null) return this.router.refuse(message, session, token, why, session);
     this.router.publish(message, session, token, session);
   }
 

@@ -9,6 +9,7 @@ import { plain_name } from "./namespace.ts";
 import type { Zstd } from "./protocol/zstd.ts";
 import { is_longwire, offline, type Session, SubscriptionOptions, type Wire } from "./session.ts";
 import { TopicTree } from "./topic_tree.ts";
+import type { PublishTrace } from "./tracing.ts";
 import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
 
 /** A listener within the process: a stream of HTTP, not a connection of the reactor. */
@@ -81,6 +82,9 @@ export class Fanout {
   #stamp = 0;
   /** When the message of this dispatch came, Reactor.now_us(); 0 = it is not timed. */
   #came_us = 0;
+  /** Of its receivers; see PublishOptions. */
+  #follow = 0;
+  #watch = false;
   /** Scratch of one dispatch: form k goes to the audiences of list k. */
   readonly #forms: Form[] = [];
   readonly #lists: number[][] = [];
@@ -91,6 +95,11 @@ export class Fanout {
 
   constructor(readonly reactor: Reactor, now_ms: () => number) {
     this.#writer = new FrameWriter(reactor, now_ms);
+  }
+
+  /** Of the last fan-out: on_traced() names it. */
+  get stamp(): number {
+    return this.#stamp;
   }
 
   /** Compresses, from now on, what goes to devices that can read it. */
@@ -249,7 +258,13 @@ export class Fanout {
    * Sends a message to everyone connected who matches; answers how many subscriptions that are.
    * @param came_us Reactor.now_us() of when it was published; 0 = it is not timed
    */
-  dispatch(message: Message, offset: number, from: Session | null, came_us: number): number {
+  dispatch(
+    message: Message,
+    offset: number,
+    from: Session | null,
+    came_us: number,
+    trace: PublishTrace | null = null,
+  ): number {
     const matched = this.#tree.match(message.topic);
     if (matched.length === 0) {
       this.unmatched++;
@@ -275,6 +290,10 @@ export class Fanout {
     this.#told.clear();
     this.#stamp_next();
     this.#came_us = came_us;
+    if (trace !== null) {
+      this.#follow = trace.follow;
+      this.#watch = trace.watch;
+    }
     // Best QoS first: who matches several filters gets the message once, at the best
     // [MQTT-3.3.5-1].
     for (let qos: number = message.qos; qos >= 0; qos--) {
@@ -285,6 +304,8 @@ export class Fanout {
     }
     if (this.#wanted.size > 0) this.#send_identified(message, offset);
     this.#came_us = 0;
+    this.#follow = 0;
+    this.#watch = false;
     return members;
   }
 
@@ -360,8 +381,8 @@ export class Fanout {
         except_conn: left_out?.conn ?? offline,
         except_generation: left_out?.generation ?? 0,
         published_us: this.#came_us,
-        follow: 0,
-        watch: false,
+        follow: this.#follow,
+        watch: this.#watch,
       },
       audiences,
       frame_bytes_max(form, message, identifiers?.length ?? 0),

@@ -4,7 +4,7 @@
  * that the first is gone, so what the first had in flight is known before the second is
  * answered.
  */
-import type { Closed, Reactor, ReactorHandler, Settled } from "../ffi/reactor.ts";
+import type { Closed, Reactor, ReactorHandler, Settled, Traced } from "../ffi/reactor.ts";
 import type { Access } from "./access.ts";
 import type { Ownership } from "./cluster/mod.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
@@ -402,7 +402,11 @@ export class Hub implements ReactorHandler {
     this.measures?.ring_bytes.record(bytes);
   }
 
-  on_traced(): void {}
+  on_traced(conn: number, generation: number, what: Traced, stamp: number, us: number): void {
+    const session = this.#session(conn, generation);
+    if (session === undefined) return;
+    this.router.tracing?.traced(what, stamp, us, session, is_longwire(session.wire));
+  }
 
   on_settled(conn: number, generation: number, settled: readonly Settled[]): void {
     const session = this.#session(conn, generation);

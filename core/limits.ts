@@ -221,6 +221,14 @@ export const limits = Object.freeze({
   webhook_retry_ms_max: 600_000,
   /** Events of devices that wait while the store takes none: past this they are dropped. */
   webhook_events_waiting_max: 1 << 14,
+  /** Receivers of one publish whose delivery and acknowledgement are spans of its trace. */
+  trace_deliveries_max: 8,
+  /** Publishes of one request over HTTP that are traced. */
+  trace_publishes_max: 16,
+  /** Publishes whose receivers may still be heard of by their traces. */
+  traces_open_max: 4096,
+  /** Traces that are kept for being slow or refused though they were not sampled. */
+  traces_late_per_s: 100,
   /** How long a Longwire session is kept for a device that is away. */
   longwire_session_expiry_s: 86_400,
 });
@@ -242,6 +250,7 @@ export function assert_limits(l: typeof limits = limits): void {
     [l.inflight_max <= 65_535, "in-flight <= packet ids"],
     [l.replay_batch_messages <= l.page_messages_max, "replay batch <= page"],
     [l.page_bytes_max * 4 <= l.page_cache_bytes_max, "4 pages <= page cache"],
+    [l.trace_deliveries_max <= 255, "followed receivers <= one byte"],
     [l.publish_body_bytes_max <= l.store_queue_bytes_max, "publish body <= store queue"],
   ];
   for (const [holds, what] of relations) {

@@ -50,6 +50,8 @@ export class Log {
   readonly #options: LogOptions;
   readonly #rank: number;
   readonly #repeats = new Map<string, Repeats>();
+  /** The trace that an event belongs to; null = nobody traces. */
+  trace_id: (() => string | undefined) | null = null;
 
   constructor(options: LogOptions) {
     this.#options = options;
@@ -81,9 +83,10 @@ export class Log {
   #log(level: LogLevel, message: string, fields: LogFields): void {
     if (log_levels.indexOf(level) < this.#rank) return;
     const now_ms = this.#options.now_ms();
-    if (this.#may_write(`${level} ${message}`, now_ms)) {
-      this.#write(now_ms, level, message, fields);
-    }
+    if (!this.#may_write(`${level} ${message}`, now_ms)) return;
+    const trace_id = this.trace_id?.();
+    const named = trace_id === undefined ? fields : { trace_id, ...fields };
+    this.#write(now_ms, level, message, named);
   }
 
   /** Counts one more of `key`; the window begins with its first event. */

@@ -15,6 +15,7 @@ import { elapsed_us, type Measures } from "./measures.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
 import type { Appended, Offsets, RetainedPage, Soon, Store } from "./store/mod.ts";
+import type { PublishTrace, Tracing } from "./tracing.ts";
 
 /** Messages that are stored once under an idempotency key, all or none. */
 export interface Once {
@@ -32,6 +33,8 @@ interface Pending {
   readonly from: Session | null;
   /** Reactor.now_us() of when it came; 0 = nobody measures. */
   readonly came_us: number;
+  /** null = it is not traced. */
+  readonly trace: PublishTrace | null;
 }
 
 /** Neighbours in the order of publication that the store takes with one call. */
@@ -97,6 +100,8 @@ export class Router {
   early_dropped = 0;
   /** Histograms; null = nobody measures. */
   measures: Measures | null = null;
+  /** Makes traces of publishes; null = nobody wants any. */
+  tracing: Tracing | null = null;
   /** Offset of the newest stored message that has been handed to the reactor. */
   dispatched: number;
 
@@ -126,36 +131,43 @@ export class Router {
    * @param once store it once only; the same object for all messages that belong together
    */
   publish(
-    message: Message,
+    published: Message,
     origin: PublishOrigin,
     token: number,
     from: Session | null,
     once: Once | null = null,
   ): void {
-    if (message.payload.length > limits.payload_bytes_max) {
-      const refusal = new Refusal(codes.body_too_large, payload_detail(message));
-      return this.refuse(message, origin, token, refusal);
-    }
-    if (this.reactor.pending_bytes > limits.command_queue_bytes_max) {
+    const refusal = this.#refusal_of(published);
+    if (refusal !== null) {
       this.schedule_turn();
-      return this.refuse(message, origin, token, new Refusal(codes.queue_full));
+      return this.refuse(published, origin, token, refusal, from);
     }
-    const closed = this.refusal_of_breaker();
-    if (closed !== null) return this.refuse(message, origin, token, closed);
-    const unfair = this.fair?.refusal_of(message) ?? null;
-    if (unfair !== null) return this.refuse(message, origin, token, unfair);
+    let message = published;
+    let trace: PublishTrace | null = null;
+    if (this.tracing !== null) [trace, message] = this.tracing.begin(published, from !== null);
     this.stats.published[message.qos]++;
     const came_us = this.#came_us();
     // Promise 2: a QoS 0 message must not overtake a stored one of the same publisher.
     if (message.qos > 0 || origin.appends_pending > 0) {
       origin.appends_pending++;
       this.fair?.add(message);
-      this.#enqueue({ message, refusal: null, origin, token, from, came_us }, once);
+      this.#enqueue({ message, refusal: null, origin, token, from, came_us, trace }, once);
     } else {
       if (message.retain) this.#retain(message);
-      origin.published(token, 0, this.#pass(message, from, came_us), false);
+      origin.published(token, 0, this.#pass(message, from, came_us, trace), false);
     }
     this.schedule_turn();
+  }
+
+  /** Why a message is not even looked at; null = it is. */
+  #refusal_of(message: Message): Refusal | null {
+    if (message.payload.length > limits.payload_bytes_max) {
+      return new Refusal(codes.body_too_large, payload_detail(message));
+    }
+    if (this.reactor.pending_bytes > limits.command_queue_bytes_max) {
+      return new Refusal(codes.queue_full);
+    }
+    return this.refusal_of_breaker() ?? this.fair?.refusal_of(message) ?? null;
   }
 
   /** One look at the clock for all that is published in a turn: it was at hand when that began. */
@@ -180,9 +192,31 @@ export class Router {
   }
 
   /** Sends a message of QoS 0 to whoever listens, here and elsewhere; answers how many here. */
-  #pass(message: Message, from: Session | null, came_us: number): number {
+  #pass(
+    message: Message,
+    from: Session | null,
+    came_us: number,
+    trace: PublishTrace | null,
+  ): number {
     this.relay?.send(message, this.dispatched);
-    return this.fanout.dispatch(message, 0, from, came_us);
+    return this.#dispatch(message, 0, from, came_us, trace);
+  }
+
+  /** fanout.dispatch(), traced. */
+  #dispatch(
+    message: Message,
+    offset: number,
+    from: Session | null,
+    came_us: number,
+    trace: PublishTrace | null,
+  ): number {
+    if (trace === null) return this.fanout.dispatch(message, offset, from, came_us);
+    const now_us = this.reactor.now_us();
+    const timed_us = came_us || now_us;
+    trace.dispatching(elapsed_us(timed_us, now_us));
+    const audience = this.fanout.dispatch(message, offset, from, timed_us, trace);
+    trace.dispatched(this.fanout.stamp, audience, offset, this.store.epoch);
+    return audience;
   }
 
   /** The next message of a log that other nodes append to as well. */
@@ -221,17 +255,24 @@ export class Router {
 
   /** Hands a QoS 0 message of the service's own to everyone who listens, on any node. */
   announce(message: Message): void {
-    this.#pass(message, null, this.#came_us());
+    this.#pass(message, null, this.#came_us(), null);
     this.schedule_turn();
   }
 
   /** Refuses a publish, after the answers of those that its origin published before it. */
-  refuse(message: Message, origin: PublishOrigin, token: number, refusal: Refusal): void {
+  refuse(
+    message: Message,
+    origin: PublishOrigin,
+    token: number,
+    refusal: Refusal,
+    from: Session | null = null,
+  ): void {
+    const [trace] = this.tracing?.begin(message, from !== null) ?? [null];
     if (origin.appends_pending === 0) {
-      return this.#refuse(origin, token, refusal.code, refusal.message);
+      return this.#refuse(origin, token, refusal.code, refusal.message, trace);
     }
     origin.appends_pending++;
-    this.#enqueue({ message, refusal, origin, token, from: null, came_us: 0 }, null);
+    this.#enqueue({ message, refusal, origin, token, from: null, came_us: 0, trace }, null);
     this.schedule_turn();
   }
 
@@ -308,7 +349,11 @@ export class Router {
 
   #append({ once, publishes }: Segment): Soon<Outcome> {
     const messages: Message[] = [];
-    for (const publish of publishes) if (is_stored(publish)) messages.push(publish.message);
+    for (const publish of publishes) {
+      if (!is_stored(publish)) continue;
+      messages.push(publish.message);
+      publish.trace?.appending();
+    }
     if (messages.length === 0) return { offset: 0, duplicate: false };
     this.measures?.store_batch.record(messages.length);
     const failed = (error: unknown): Outcome => ({ error });
@@ -356,16 +401,17 @@ export class Router {
     while (settled.count < publishes.length) {
       if (settled.count % 32 === 31 && performance.now() >= until_ms) return;
       const pending = publishes[settled.count++];
-      const { message, refusal, origin, token } = pending;
+      const { message, refusal, origin, token, trace } = pending;
       origin.appends_pending--;
       if (refusal !== null) {
-        this.#refuse(origin, token, refusal.code, refusal.message);
+        this.#refuse(origin, token, refusal.code, refusal.message, trace);
         continue;
       }
       this.fair?.remove(message);
       if (message.qos === 0) {
         if (message.retain) this.#retain(message);
-        origin.published(token, 0, this.#pass(message, pending.from, pending.came_us), duplicate);
+        const audience = this.#pass(message, pending.from, pending.came_us, trace);
+        origin.published(token, 0, audience, duplicate);
         continue;
       }
       const { stored } = settled;
@@ -376,10 +422,12 @@ export class Router {
   }
 
   /** How many subscriptions a stored message is sent to; nothing is sent twice. */
-  #audience({ message, from, came_us }: Pending, place: number, duplicate: boolean): number {
+  #audience(pending: Pending, place: number, duplicate: boolean): number {
+    const { message, from, came_us, trace } = pending;
+    trace?.stored();
     if (duplicate) return 0;
     if (this.#audiences !== null) return this.#audiences[place % audiences_count];
-    const audience = this.fanout.dispatch(message, place, from, came_us);
+    const audience = this.#dispatch(message, place, from, came_us, trace);
     this.dispatched = place;
     this.measures?.dispatched(place, came_us);
     return audience;
@@ -388,18 +436,25 @@ export class Router {
   #fail(publishes: readonly Pending[], error: unknown): void {
     const code = error instanceof Refusal ? error.code : codes.store_unavailable;
     const detail = error instanceof Error ? error.message : code.meaning;
-    for (const { message, refusal, origin, token, from, came_us } of publishes) {
+    for (const { message, refusal, origin, token, from, came_us, trace } of publishes) {
       origin.appends_pending--;
       if (refusal === null) this.fair?.remove(message);
       // QoS 0 goes on when the disk does not.
-      if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message);
-      else if (message.qos > 0) this.#refuse(origin, token, code, detail);
-      else origin.published(token, 0, this.#pass(message, from, came_us), false);
+      if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message, trace);
+      else if (message.qos > 0) this.#refuse(origin, token, code, detail, trace);
+      else origin.published(token, 0, this.#pass(message, from, came_us, trace), false);
     }
   }
 
-  #refuse(origin: PublishOrigin, token: number, code: Code, detail: string): void {
+  #refuse(
+    origin: PublishOrigin,
+    token: number,
+    code: Code,
+    detail: string,
+    trace: PublishTrace | null,
+  ): void {
     this.#count_refused(code);
+    trace?.refused(code);
     origin.refused(token, code, detail);
   }
 

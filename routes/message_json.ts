@@ -1,6 +1,7 @@
 /** How a message looks in JSON, in history, events and streams alike. */
 import type { Message } from "../core/message.ts";
 import { plain_name } from "../core/namespace.ts";
+import { traceparent_of } from "../core/traceparent.ts";
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -15,6 +16,8 @@ export interface MessageJson {
   readonly time: string;
   readonly content_type?: string;
   readonly key?: string;
+  /** Of the trace that it was published in. */
+  readonly traceparent?: string;
   readonly payload?: string;
   readonly payload_base64?: string;
 }
@@ -29,6 +32,7 @@ function payload_of(payload: Uint8Array): Pick<MessageJson, "payload" | "payload
 
 export function message_json(message: Message, offset: number, epoch: string): MessageJson {
   const content_type = message.properties?.content_type;
+  const traceparent = traceparent_of(message);
   return {
     id: offset === 0 ? null : `${epoch}:${offset}`,
     topic: plain_name(message.topic),
@@ -38,6 +42,7 @@ export function message_json(message: Message, offset: number, epoch: string): M
     time: new Date(message.time_ms).toISOString(),
     ...(content_type === undefined ? {} : { content_type }),
     ...(message.key === "" ? {} : { key: message.key }),
+    ...(traceparent === undefined ? {} : { traceparent }),
     ...payload_of(message.payload),
   };
 }

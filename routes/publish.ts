@@ -5,6 +5,7 @@ import { limits } from "../core/limits.ts";
 import type { Message, MessageProperties, Qos } from "../core/message.ts";
 import type { Once } from "../core/router.ts";
 import { topic_problem } from "../core/topic_tree.ts";
+import { parse_traceparent, traceparent_name, with_traceparent } from "../core/traceparent.ts";
 import { parse_duration_ms, parse_flag, read_body } from "./body.ts";
 import type { Call, Context } from "./context.ts";
 import { One } from "./published.ts";
@@ -54,9 +55,11 @@ export function message_of(
     key: string;
     content_type: string | null;
     now_ms: number;
+    /** As the caller gave it; devices get it if it is valid. */
+    traceparent?: string | null;
   },
 ): Message {
-  const { qos, retain, ttl_ms, key, content_type, now_ms } = options;
+  const { qos, retain, ttl_ms, key, content_type, now_ms, traceparent } = options;
   const message = {
     topic,
     payload,
@@ -66,7 +69,11 @@ export function message_of(
     expires_ms: ttl_ms === 0 ? 0 : now_ms + ttl_ms,
     key,
   };
-  return content_type === null ? message : { ...message, properties: properties_of(content_type) };
+  const typed = content_type === null
+    ? message
+    : { ...message, properties: properties_of(content_type) };
+  if (!traceparent || parse_traceparent(traceparent) === undefined) return typed;
+  return with_traceparent(typed, traceparent);
 }
 
 /** Content types that were seen last: messages with the same one share the object. */
@@ -108,6 +115,7 @@ export async function publish_raw(call: Call, context: Context): Promise<Respons
     key: query.get("key") ?? "",
     content_type: content_type_of(call.request),
     now_ms,
+    traceparent: call.request.headers.get(traceparent_name),
   };
   const message = message_of(admit(call, topic, payload.length, now_ms), payload, options);
   context.router.publish(message, one, 0, null, once_of(call));

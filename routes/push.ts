@@ -5,6 +5,7 @@ import { device_id_problem } from "../core/namespace.ts";
 import { inbox_topic } from "../core/receipts.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import { topic_problem } from "../core/topic_tree.ts";
+import { traceparent_name } from "../core/traceparent.ts";
 import { parse_duration_ms, read_body } from "./body.ts";
 import type { Call, Context, Query } from "./context.ts";
 import { admit, content_type_of, message_of, once_of, parse_qos } from "./publish.ts";
@@ -65,7 +66,8 @@ export async function push(call: Call, context: Context): Promise<Response> {
   const { receipts, store } = context;
   const session = wait_ms > 0 ? receipts.expect(access.tenant.id(id), inner) : undefined;
   const content_type = content_type_of(request);
-  const options = { qos, retain: false, ttl_ms, key: "", content_type, now_ms };
+  const traceparent = request.headers.get(traceparent_name);
+  const options = { qos, retain: false, ttl_ms, key: "", content_type, now_ms, traceparent };
   const push = new Push();
   context.router.publish(message_of(inner, payload, options), push, 0, null, once_of(call));
   const { offset, audience } = await push.done;

@@ -42,11 +42,12 @@ const message_properties: Readonly<Record<string, Schema>> = {
   time,
   content_type: text,
   key: text,
+  traceparent: text,
   payload: text,
   payload_base64: { type: "string", contentEncoding: "base64" },
 };
 
-const optional = ["content_type", "key", "payload", "payload_base64"];
+const optional = ["content_type", "key", "traceparent", "payload", "payload_base64"];
 
 export const schemas: Readonly<Record<string, Schema>> = {
   Problem: problem,

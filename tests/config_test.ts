@@ -60,6 +60,7 @@ const defaults: Config = {
   log_level: "info",
   histograms: "on",
   body_timeout_s: 30,
+  trace_slow_ms: 500,
   shutdown_timeout_s: 10,
 };
 
