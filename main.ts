@@ -66,11 +66,13 @@ async function begin_to_join(config: Config, log: Log): Promise<Joining | undefi
   if (config.etcd.length === 0) return undefined;
   const cluster = await import("./core/cluster/join.ts");
   const { JetStreamStore } = await import("./core/store/jetstream.ts");
-  try {
-    return await cluster.begin_to_join(config, log, (nats) => JetStreamStore.open(nats));
-  } catch (error) {
-    throw new startup.StartError((error as Error).message);
-  }
+  const refuse_start = (error: Error) => {
+    throw new startup.StartError(error.message);
+  };
+  const open = (nats: Parameters<typeof JetStreamStore.open>[0]) => JetStreamStore.open(nats);
+  const joining = await cluster.begin_to_join(config, log, open).catch(refuse_start);
+  const join: Joining["join"] = (parts) => joining.join(parts).catch(refuse_start);
+  return { ...joining, join };
 }
 
 /** The breaker, and who tells it what Prometheus knows. */

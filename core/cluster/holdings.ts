@@ -45,8 +45,8 @@ export class Holdings implements Ownership {
   /** By id, the grant. */
   readonly #held = new Map<string, number>();
   readonly #pending = new Map<string, Pending>();
-  /** Held, and not read yet. */
-  readonly #arriving = new Set<string>();
+  /** Held, and not read yet: by whom that is done. */
+  readonly #arriving = new Map<string, Pending>();
   /** Held, and being handed over. */
   readonly #leaving = new Set<string>();
   /** Claims that no call is under way for, by registrar. */
@@ -212,14 +212,16 @@ export class Holdings implements Ownership {
     }
     this.#pending.delete(pending.id);
     this.#held.set(pending.id, granted.grant);
-    void this.#adopt(pending, granted.grant);
+    void this.#adopt(pending);
     return true;
   }
 
   /** Who waits goes on when the session is there as the owner before left it. */
-  async #adopt({ id, done }: Pending, grant: number): Promise<void> {
-    const is_current = () => this.#held.get(id) === grant && !this.#leaving.has(id);
-    this.#arriving.add(id);
+  async #adopt(pending: Pending): Promise<void> {
+    const { id, done } = pending;
+    // Grants do not tell: two registrars may have given the same number.
+    const is_current = () => this.#arriving.get(id) === pending && !this.#leaving.has(id);
+    this.#arriving.set(id, pending);
     try {
       await this.holder.adopt(id, is_current);
       if (is_current()) this.#arriving.delete(id);

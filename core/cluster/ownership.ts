@@ -5,7 +5,7 @@ import { format_address } from "../address.ts";
 import type { Config } from "../config.ts";
 import type { FleetPeers, FleetQuestion } from "../fleet.ts";
 import type { Log } from "../log.ts";
-import { system_clock } from "./clock.ts";
+import { sleep, system_clock } from "./clock.ts";
 import { etcd_client, EtcdDirectory } from "./etcd.ts";
 import { Status } from "./health.ts";
 import { Holdings } from "./holdings.ts";
@@ -75,10 +75,11 @@ export class ClusterNode implements FleetPeers {
     const { config } = options;
     const etcd = etcd_client(config.etcd);
     const tls = await tls_of(config);
-    const node = new ClusterNode(options, etcd, await shared_secret(etcd), tls);
+    const secret = await patiently(options, () => shared_secret(etcd));
+    const node = new ClusterNode(options, etcd, secret, tls);
     const port = await node.#server.listen(config.peer, tls);
     node.#peer = format_address({ ...config.peer, port });
-    await node.#membership.join();
+    await patiently(options, () => node.#membership.join());
     node.#timer = setInterval(() => node.#update().catch(() => node.#said = ""), update_ms);
     return node;
   }
@@ -187,6 +188,27 @@ export function session_handlers(
     },
     HandOver: async (request) => ({ answer: await holdings().hand_over(request) }),
   };
+}
+
+/** How long a node that starts waits for etcd, which may just elect its leader. */
+const etcd_patience_ms = 30_000;
+const etcd_retry_ms = 200;
+
+/** @throws Error with a sentence for the operator */
+async function patiently<T>({ config, log }: NodeOptions, ask: () => Promise<T>): Promise<T> {
+  const ends_ms = system_clock.now_ms() + etcd_patience_ms;
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      const { message } = error as Error;
+      if (system_clock.now_ms() > ends_ms) {
+        throw new Error(`Cannot reach etcd at ${config.etcd.join(", ")}: ${message}`);
+      }
+      log.warn("etcd does not answer yet", { error: message });
+    }
+    await sleep(system_clock, etcd_retry_ms);
+  }
 }
 
 const secret_key = "longwire/secret";

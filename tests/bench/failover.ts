@@ -242,7 +242,7 @@ export async function failover(values: Values): Promise<FailoverRun[]> {
   const rounds = number_of("rounds", values.rounds ?? "10", 1, 100);
   if (!can_make_hosts) throw new UsageError("Cannot run failover: hosts are made by root on Linux");
   const chosen = failures.filter(({ name }) => name.includes(values.only ?? ""));
-  await using cluster = await HostCluster.start(3, 3);
+  await using cluster = await HostCluster.start(3, { servers: 3 });
   const longwire_count = Math.floor(device_count / longwire_in);
   const { nodes, token, headers } = cluster;
   const addresses = (kind: "mqtt" | "device") =>

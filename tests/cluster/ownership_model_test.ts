@@ -124,7 +124,6 @@ class Model {
   readonly written = new Map<string, number>();
   readonly problems: string[] = [];
   acknowledgements = 0;
-  #is_calm = false;
 
   constructor(readonly seed: number) {
     this.world = new World(random_of(seed));
@@ -144,7 +143,7 @@ class Model {
     this.#trouble(names);
     await world.run_until(run_ms);
     if (!world.chance(calm_share)) return this.problems;
-    this.#is_calm = true;
+    world.is_calm = true;
     this.#heal(names);
     const before = this.acknowledgements;
     await world.run_until(run_ms + calm_ms);
@@ -205,10 +204,10 @@ class Model {
   /** Comes to one node after the other. */
   #device(id: string): void {
     const { world } = this;
-    world.after(world.between(10, this.#is_calm ? 1500 : 500), null, () => {
+    world.after(world.between(10, this.world.is_calm ? 1500 : 500), null, () => {
       const nodes = [...this.cluster.nodes.values()].filter(({ host }) => !host.dead);
       const node = nodes.length > 0 ? world.pick(nodes) : undefined;
-      const takes_over = this.#is_calm || world.chance(0.8);
+      const takes_over = this.world.is_calm || world.chance(0.8);
       if (node !== undefined) {
         world.after(0, node.host, () => {
           this.holders.get(node)!.connect(id, takes_over).catch(() => {});
@@ -222,7 +221,7 @@ class Model {
   #trouble(names: readonly string[]): void {
     const { world, cluster } = this;
     world.after(world.between(50, 1500), null, () => {
-      if (this.#is_calm) return;
+      if (this.world.is_calm) return;
       this.#trouble(names);
       const name = world.pick(names);
       const node = cluster.nodes.get(name)!;

@@ -2,6 +2,7 @@
  * The programs that a cluster stands on, as child processes with directories of their own: servers
  * of NATS, members of etcd. Ports are asked of the kernel, and set free for the program to take.
  */
+import type { Host } from "./hosts.ts";
 import { Program } from "./process.ts";
 import { eventually } from "./service.ts";
 
@@ -83,22 +84,34 @@ export async function start_nats(count: 1 | 3 = 1, host = loopback): Promise<Ser
   return new Servers(members, directory);
 }
 
-/** Members of etcd. */
-export async function start_etcd(count: 1 | 3 = 1, host = loopback): Promise<Servers> {
+/** Members of etcd: on this machine, or each on a host of its own. */
+export async function start_etcd(
+  count: 1 | 3 = 1,
+  host: string | readonly Host[] = loopback,
+): Promise<Servers> {
   const directory = await Deno.makeTempDir({ prefix: "longwire-etcd-" });
-  const ports = free_ports(count * 2, host);
-  const url = (port: number) => `http://${host}:${port}`;
-  const cluster = Array.from({ length: count }, (_, n) => `e${n}=${url(ports[n * 2 + 1]!)}`);
-  const members = Array.from({ length: count }, (_, n) => {
-    const [port, peer_port] = ports.slice(n * 2);
-    const args = [
-      ...["--name", `e${n}`, "--data-dir", `${directory}/${n}`, "--log-level", "error"],
-      ...["--listen-client-urls", url(port!), "--advertise-client-urls", url(port!)],
-      ...["--listen-peer-urls", url(peer_port!), "--initial-advertise-peer-urls", url(peer_port!)],
-      ...["--initial-cluster", cluster.join(","), "--heartbeat-interval", "50"],
+  const ports = typeof host === "string" ? free_ports(count * 2, host) : [];
+  const places = Array.from({ length: count }, (_, n) => {
+    return typeof host === "string"
+      ? { name: `e${n}`, address: host, prefix: [], ports: ports.slice(n * 2) }
+      : { name: `e${n}`, ...host[n]!, ports: [2379, 2380] };
+  });
+  const url = (address: string, port: number) => `http://${address}:${port}`;
+  const all = places.map(({ name, address, ports }) => `${name}=${url(address, ports[1]!)}`);
+  const members = places.map(({ name, address, prefix, ports: [port, peer_port] }) => {
+    const own = url(address, port!);
+    const peer = url(address, peer_port!);
+    const words = [
+      ...[...prefix, "etcd", "--name", name, "--data-dir", `${directory}/${name}`],
+      ...["--log-level", "error", "--listen-client-urls", own, "--advertise-client-urls", own],
+      ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
+      ...["--initial-cluster", all.join(","), "--heartbeat-interval", "50"],
       ...["--election-timeout", "500"],
     ];
-    return member(`${host}:${port}`, () => new Program("etcd", args, { env: program_env() }));
+    return member(
+      `${address}:${port}`,
+      () => new Program(words[0]!, words.slice(1), { env: program_env() }),
+    );
   });
   for (const { address } of members) {
     await eventually("etcd is ready", async () => {

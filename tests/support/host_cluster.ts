@@ -6,10 +6,19 @@
 import { make_certificate } from "./certificates.ts";
 import { type Servers, start_etcd, start_nats } from "./cluster_programs.ts";
 import { Hosts } from "./hosts.ts";
-import { eventually, Service } from "./service.ts";
+import { eventually, type RunOptions, Service } from "./service.ts";
 import { all_claims, key_set, make_token, secret_key } from "./tokens.ts";
 
 const names = "abcdefghij";
+
+export interface HostClusterOptions {
+  /** Of etcd, and of NATS. */
+  readonly servers?: 1 | 3;
+  /** Members of etcd are on hosts of their own, after those of the nodes. */
+  readonly etcd_on_hosts?: boolean;
+  /** What else a node is started with. */
+  readonly run?: (node_id: string) => RunOptions;
+}
 
 export class HostCluster {
   readonly nodes: Service[] = [];
@@ -22,24 +31,28 @@ export class HostCluster {
     readonly directory: string,
     /** A token that may do everything. */
     readonly token: string,
+    readonly run: (node_id: string) => RunOptions,
   ) {}
 
-  static async start(node_count: number, servers: 1 | 3 = 1): Promise<HostCluster> {
-    const hosts = await Hosts.start(node_count);
+  static async start(
+    node_count: number,
+    { servers = 1, etcd_on_hosts = false, run = () => ({}) }: HostClusterOptions = {},
+  ): Promise<HostCluster> {
+    const hosts = await Hosts.start(node_count + (etcd_on_hosts ? servers : 0));
     const { gateway } = hosts;
     const [etcd, nats] = await Promise.all([
-      start_etcd(servers, gateway),
+      start_etcd(servers, etcd_on_hosts ? hosts.hosts.slice(node_count) : gateway),
       start_nats(servers, gateway),
     ]);
     const directory = await Deno.makeTempDir({ prefix: "longwire-hosts-" });
     const key = secret_key("k1");
     await Deno.writeTextFile(`${directory}/keys.json`, key_set(key));
     const issuer = await make_certificate(directory, "ca");
-    for (const [index, { address }] of hosts.hosts.entries()) {
+    for (const [index, { address }] of hosts.hosts.slice(0, node_count).entries()) {
       await make_certificate(directory, names[index]!, { issuer, names: `IP:${address}` });
     }
     const token = await make_token(key, all_claims);
-    const cluster = new HostCluster(hosts, etcd, nats, directory, token);
+    const cluster = new HostCluster(hosts, etcd, nats, directory, token, run);
     for (let index = 0; index < node_count; index++) {
       cluster.nodes.push(await cluster.start_node(index));
     }
@@ -55,6 +68,7 @@ export class HostCluster {
     const others = ["--etcd", this.etcd.addresses, "--nats", this.nats.addresses];
     const peer = ["--peer", `${address}:7100`, ...tls, "--peer_ca", at("ca.pem")];
     return Service.start({
+      ...this.run(name),
       prefix,
       http: `${address}:8080`,
       mqtt: `${address}:1883`,

@@ -83,6 +83,24 @@ export class Hosts {
     await ip("link", "set", this.#port(index), "up");
   }
 
+  /** What two hosts send each other goes nowhere, until it is mended. */
+  async cut_between(one: number, other: number): Promise<void> {
+    const nowhere = ["lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent"];
+    await this.#both(one, other, "replace", nowhere);
+  }
+
+  async mend_between(one: number, other: number): Promise<void> {
+    await this.#both(one, other, "delete", ["dev", "eth0"]);
+  }
+
+  async #both(one: number, other: number, what: string, rest: readonly string[]): Promise<void> {
+    await Promise.all([[one, other], [other, one]].map(([from, to]) => {
+      const { prefix } = this.hosts[from!]!;
+      const { address } = this.hosts[to!]!;
+      return ip("-n", prefix.at(-1)!, "neighbour", what, address, ...rest);
+    }));
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { prefix } of this.hosts) await ip("netns", "delete", prefix.at(-1)!);
     await ip("link", "delete", this.#bridge).catch(() => {});

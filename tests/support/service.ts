@@ -26,12 +26,16 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** A command that runs it, such as one that enters another host. */
   readonly prefix?: readonly string[];
+  /** A module that is executed before it. */
+  readonly preload?: URL;
 }
 
 /** Runs a command of main.ts with the permissions of its task. */
 export function run_main(args: readonly string[], options: RunOptions = {}): Program {
   const task = ["pub", "sub", "token", "devices", "fds"].includes(args[0]) ? "longwire" : "start";
-  const words = [...options.prefix ?? [], Deno.execPath(), ...task_args(task), ...args];
+  const [run, ...rest] = task_args(task);
+  const preload = options.preload === undefined ? [] : [`--preload=${options.preload}`];
+  const words = [...options.prefix ?? [], Deno.execPath(), run!, ...preload, ...rest, ...args];
   return new Program(words[0]!, words.slice(1), {
     cwd: root,
     env: { ...own_settings, NO_COLOR: "1", ...options.env },

@@ -145,7 +145,7 @@ export class SimDirectory {
     if (next === undefined || follower.is_told) return;
     follower.is_told = true;
     const is_cut = this.host.cut_from.has(node);
-    const slow_ms = world.chance(0.1) ? world.between(10, 1500) : world.between(0.1, 5);
+    const slow_ms = world.fails(0.1) ? world.between(10, 1500) : world.between(0.1, 5);
     world.after(is_cut ? 50 : slow_ms, node, () => {
       follower.is_told = false;
       if (this.host.cut_from.has(node)) return this.#tell(follower);

@@ -54,6 +54,8 @@ export class Host {
 export class World {
   now_ms = 0;
   events = 0;
+  /** The network loses nothing, and nothing is late. */
+  is_calm = false;
   readonly #heap: Happening[] = [];
 
   constructor(readonly random: () => number) {}
@@ -65,6 +67,11 @@ export class World {
 
   chance(share: number): boolean {
     return this.random() < share;
+  }
+
+  /** For what goes wrong while it is not calm. */
+  fails(share: number): boolean {
+    return !this.is_calm && this.chance(share);
   }
 
   pick<T>(items: readonly T[]): T {
@@ -95,7 +102,7 @@ export class World {
 
   /** How long a packet takes; most are quick. */
   #delay_ms(): number {
-    return this.chance(0.05) ? this.between(20, 400) : this.between(0.1, 8);
+    return this.fails(0.05) ? this.between(20, 400) : this.between(0.1, 8);
   }
 
   /**
@@ -107,7 +114,7 @@ export class World {
     this.after(timeout_ms, from, () => done.reject(new Error("deadline exceeded")));
     const is_cut = from.cut_from.has(to);
     if (is_cut && this.chance(0.7)) return done.promise; // else it comes when it is too late
-    const late_ms = is_cut || this.chance(0.02) ? this.between(500, 4000) : 0;
+    const late_ms = is_cut || this.fails(0.02) ? this.between(500, 4000) : 0;
     this.after(this.#delay_ms() + late_ms, to, () => {
       const answer = (async () => await run())();
       answer.then((value) => this.#answer(from, to, () => done.resolve(value)), (error) => {
@@ -118,7 +125,7 @@ export class World {
   }
 
   #answer(from: Host, to: Host, run: () => void): void {
-    if (from.cut_from.has(to) || this.chance(0.01)) return;
+    if (from.cut_from.has(to) || this.fails(0.01)) return;
     this.after(this.#delay_ms(), from, run);
   }
 
