@@ -248,7 +248,7 @@ export class LongwireDriver implements Driver {
       session.cursor = this.router.dispatched;
     }
     if (place === "lost") this.#all_lost(session);
-    if (present) this.hub.resume(session);
+    if (present) this.hub.resume(session, undefined); // a device knows what it has had
   }
 
   #welcome(session: Session, resumed: boolean, keepalive_s: number): void {

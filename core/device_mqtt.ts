@@ -158,9 +158,9 @@ export class MqttDriver implements Driver {
     check_from_client(packet);
     switch (packet.type) {
       case "subscribe":
-        return this.#subscribe(session, packet);
+        return this.#subscribe_in_turn(session, packet);
       case "unsubscribe":
-        return this.#unsubscribe(session, packet);
+        return this.hub.in_turn(session, () => this.#unsubscribe(session, packet), false);
       case "pubrel":
         return this.#pubrel(session, packet.packet_id);
       case "pingreq":
@@ -253,7 +253,7 @@ export class MqttDriver implements Driver {
     expiry_s: number,
     will: Will | null,
   ): void {
-    this.sessions.opened(session, expiry_s, will);
+    const written = this.sessions.opened(session, expiry_s, will);
     session.acks_pending = 0;
     const terse = connect.properties?.request_problem_information === false;
     const packet_bytes_max = connect.properties?.maximum_packet_bytes ?? 0;
@@ -273,7 +273,7 @@ export class MqttDriver implements Driver {
         limits.topic_alias_out_max,
       ),
     });
-    if (present) this.hub.resume(session);
+    if (present) this.hub.resume(session, written);
     else session.cursor = this.router.dispatched;
   }
 
@@ -305,6 +305,8 @@ export class MqttDriver implements Driver {
     const time_ms = this.now_ms();
     const expires_ms = will.expiry_s < 0 ? 0 : time_ms + will.expiry_s * 1000;
     this.router.publish({ ...will.message, time_ms, expires_ms }, nobody, 0, null);
+    // Into the store with the row that does not have it any more: a crash leaves one of them.
+    this.router.end_turn();
   }
 
   #publish(session: Session, bytes: Uint8Array, begin: number, end: number): void {
@@ -423,6 +425,13 @@ export class MqttDriver implements Driver {
     else answer();
   }
 
+  #subscribe_in_turn(session: Session, packet: Subscribe): void {
+    // What was published before does not say who did, so that it has to be gone [MQTT-3.8.3-3].
+    const is_first = !session.no_local && packet.subscriptions.some(({ no_local }) => no_local);
+    if (is_first) session.no_local = true;
+    this.hub.in_turn(session, () => this.#subscribe(session, packet), is_first);
+  }
+
   #subscribe(session: Session, packet: Subscribe): void {
     const identifier = packet.properties?.subscription_id ?? 0;
     const reason_codes: number[] = [];
@@ -441,7 +450,6 @@ export class MqttDriver implements Driver {
       const options = SubscriptionOptions.pack(qos, retain_as_published, no_local, identifier);
       const is_new = session.options_of(filter) === undefined;
       this.hub.subscribe(session, filter, options);
-      if (no_local) session.no_local = true;
       reason_codes.push(qos);
       // [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
       // none for shared subscriptions: section 4.8.2

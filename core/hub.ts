@@ -491,8 +491,11 @@ export class Hub implements ReactorHandler {
     for (const [filter, options] of joined) this.router.fanout.join(session, filter, options);
   }
 
-  /** Makes a session that is back hear what it subscribed to, and gets it what it missed. */
-  resume(session: Session): void {
+  /**
+   * Makes a session that is back hear what it subscribed to, and gets it what it missed.
+   * @param written when it is in the store that the session has a connection
+   */
+  resume(session: Session, written: Soon<void>): void {
     this.#keep_allowed(session);
     for (const [, options] of session.subscriptions()) {
       if (SubscriptionOptions.identifier(options) > 0) session.identified = true;
@@ -500,7 +503,7 @@ export class Hub implements ReactorHandler {
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.join(session, filter, options);
     }
-    this.#replayer.start(session);
+    this.#replayer.start(session, written);
     for (const [filter, options] of session.subscriptions()) {
       if (is_shared(filter)) this.shared.join(session, filter, options);
     }
@@ -529,7 +532,10 @@ export class Hub implements ReactorHandler {
     this.sessions.subscriptions--;
     count_subscriptions(session, -1);
     if (is_shared(filter)) this.shared.part(session, filter);
-    else this.router.fanout.leave(session, filter, options);
+    else {
+      this.router.fanout.leave(session, filter, options);
+      this.#replayer.unsubscribed(session, filter, options);
+    }
     session.unsubscribe(filter);
     this.timeline.unsubscribed(session.id, plain_filter(filter));
     return true;
@@ -597,14 +603,33 @@ export class Hub implements ReactorHandler {
     try {
       driver.on_frame(session, bytes, begin, end);
     } catch (error) {
-      const refusal = this.#as_refusal(error, driver.name);
-      this.log.debug("device refused", {
-        device: session.id,
-        code: refusal.code.name,
-        detail: refusal.message,
-      });
-      this.close(session, refusal.code, refusal.message);
+      this.#refuse_frame(session, driver, error);
     }
+  }
+
+  #refuse_frame(session: Session, driver: Driver, error: unknown): void {
+    const refusal = this.#as_refusal(error, driver.name);
+    this.log.debug("device refused", {
+      device: session.id,
+      code: refusal.code.name,
+      detail: refusal.message,
+    });
+    this.close(session, refusal.code, refusal.message);
+  }
+
+  /**
+   * Does what a device has asked for, in the order in which it asked.
+   * @param waits only when what it published before has been stored and sent
+   */
+  in_turn(session: Session, step: () => void, waits: boolean): void {
+    session.in_turn(() => {
+      if (session.closing) return;
+      try {
+        step();
+      } catch (error) {
+        this.#refuse_frame(session, this.driver_of(session), error);
+      }
+    }, waits);
   }
 
   /** What is not a Refusal is a bug of ours: said loudly, and only this device pays for it. */
@@ -720,6 +745,7 @@ export class Hub implements ReactorHandler {
     session.closing = false;
     session.identified = false;
     session.certificate = null;
+    session.drop_steps();
     this.#replayer.left(session);
     session.behind_count = 0;
     session.delivered = 0;

@@ -73,6 +73,10 @@ export const limits = Object.freeze({
   memory_log_messages_max: 1 << 20,
   /** Payload and topic bytes that the memory store keeps. */
   memory_log_bytes_max: 256 << 20,
+  /** SUBSCRIBE and UNSUBSCRIBE of one connection that wait for its publishes to be stored. */
+  deferred_steps_max: 64,
+  /** Subscriptions of one session that are no more and still say what is to come. */
+  subscriptions_lapsed_max: 64,
   /** Messages that one replay step of one session reads from the store. */
   replay_batch_messages: 256,
   /** Messages that one page of the log or of retained messages holds. */

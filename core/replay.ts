@@ -30,6 +30,12 @@ function wants(options: number): boolean {
   return options >= 0 && SubscriptionOptions.qos(options) > 0;
 }
 
+/** Whether a subscription does, or did at a time of which messages may still come. */
+function may_want(session: Session, filter: string, options: number): boolean {
+  return wants(options) ||
+    (session.formers?.get(filter)?.some((former) => wants(former.options)) ?? false);
+}
+
 /** Whether a subscription other than this one does. */
 function wants_stored(session: Session, except: string): boolean {
   for (const [filter, options] of session.subscriptions()) {
@@ -60,31 +66,40 @@ export class Replayer {
     readonly on_live: (session: Session) => void,
   ) {}
 
-  /** Goes on with the exchanges that are open [MQTT-4.4.0-1], then from the session's cursor. */
-  start(session: Session): void {
-    const { dispatched } = this.router;
-    if (session.inflight === null && session.cursor >= dispatched) {
+  /**
+   * Goes on with the exchanges that are open [MQTT-4.4.0-1], then from the session's cursor.
+   * @param written when it is in the store that the session has a connection: whoever finds that
+   * row after a crash knows that what was sent then may have been sent before
+   */
+  start(session: Session, written: Soon<void>): void {
+    const { dispatched, may_outrun } = this.router;
+    const waits = written instanceof Promise && may_outrun;
+    if (session.inflight === null && session.cursor >= dispatched && !waits) {
       session.move_cursor(dispatched);
       return;
     }
-    const replay = this.#begin(session, session.cursor, session.cursor);
+    const replay = this.#begin(session, session.cursor);
     replay.is_untouched = true;
     for (const exchange of session.inflight?.values() ?? []) {
       replay.resends.push(exchange);
       if (!exchange.aside) (replay.resent ??= new Set()).add(exchange.seq);
     }
     this.reactor.behind(session.conn, session.generation, false);
+    if (written instanceof Promise) {
+      this.#later(session, replay, written, () => {
+        this.#go_on(session, replay);
+      });
+    }
   }
 
   /** The reactor skipped a message: `after` is the last one that the connection was sent. */
   fell_behind(session: Session, after: number): void {
     const { replay } = session;
     if (replay === null) {
-      this.#begin(session, after, after);
+      this.#begin(session, after);
     } else if (after < replay.after) {
       // It had fallen behind before it was told to be: what it missed until then is still to come.
       replay.after = after;
-      replay.from = Math.min(replay.from, after);
     }
   }
 
@@ -95,9 +110,20 @@ export class Replayer {
   subscribed(session: Session, filter: string, before: number): void {
     const { dispatched } = this.router;
     if (session.cursor >= dispatched) return;
-    if (session.replay === null && !wants(before) && !wants_stored(session, filter)) {
+    const has_wanted = wants(before) || session.lapsed !== null;
+    if (session.replay === null && !has_wanted && !wants_stored(session, filter)) {
       session.move_cursor(dispatched); // nothing up to there is for this session
     } else session.add_former(filter, dispatched, before);
+  }
+
+  /** A subscription is no more, but its options still count where a worse one is left. */
+  unsubscribed(session: Session, filter: string, options: number): void {
+    const { dispatched } = this.router;
+    if (session.cursor >= dispatched || !may_want(session, filter, options)) return;
+    for (const [other, left] of session.subscriptions()) {
+      if (other === filter || is_shared(other) || SubscriptionOptions.qos(left) > 0) continue;
+      return session.add_lapsed(filter, dispatched, options);
+    }
   }
 
   /** A subscription wants what comes after `after`, whatever the session has had. */
@@ -111,7 +137,6 @@ export class Replayer {
     if (after < replay.after) {
       for (const [other] of session.subscriptions()) session.add_former(other, replay.after, -1);
       replay.after = after;
-      replay.from = Math.min(replay.from, after);
     }
     session.add_former(filter, after, -1);
   }
@@ -155,16 +180,15 @@ export class Replayer {
   cursor_of(session: Session, closed: Closed): number {
     // Acknowledged cumulatively: what the connection was sent is not what the device has.
     if (is_longwire(session.wire)) return session.cursor;
-    const { replay } = session;
-    if (replay !== null) return Math.max(replay.from, closed.seen_seq);
-    if (closed.behind_seq > 0) return closed.behind_seq - 1;
+    // It may have ended before it heard that it is behind: then it says what a live one has had.
+    if (session.replay?.is_untouched) return session.cursor;
     return Math.max(session.cursor, closed.seen_seq);
   }
 
   /** Lets a live connection wait, for what is to come before what is published from now on. */
   #interrupt(session: Session): Replay {
     // How much of what was dispatched reaches it, only the reactor will know.
-    const replay = this.#begin(session, this.router.dispatched, session.cursor);
+    const replay = this.#begin(session, this.router.dispatched);
     this.reactor.behind(session.conn, session.generation, true);
     return replay;
   }
@@ -186,11 +210,10 @@ export class Replayer {
     this.#behind.delete(session);
   }
 
-  #begin(session: Session, after: number, from: number): Replay {
+  #begin(session: Session, after: number): Replay {
     this.#behind.add(session);
     return session.replay = {
       after,
-      from,
       room: 0,
       room_bytes: 0,
       reading: false,
@@ -241,9 +264,7 @@ export class Replayer {
     const filters: string[] = [];
     for (const [filter, options] of session.subscriptions()) {
       if (is_shared(filter)) continue;
-      const may_want = wants(options) ||
-        session.formers?.get(filter)?.some((former) => wants(former.options));
-      if (may_want) filters.push(filter);
+      if (session.lapsed !== null || may_want(session, filter, options)) filters.push(filter);
     }
     const limit = Math.min(replay.room, limits.replay_batch_messages);
     const page = filters.length === 0
@@ -455,6 +476,8 @@ export class Replayer {
       if (identifier > 0) identifiers.push(identifier);
     }
     this.#identifiers = identifiers.sort((a, b) => a - b);
+    // One that is no more does not make it come, but it is why it has not been sent at QoS 0.
+    if (qos === 0) qos = session.qos_lapsed(message, own);
     return qos < 0 ? -1 : SubscriptionOptions.pack(qos, retain_as_published, false, 0);
   }
 }

@@ -276,6 +276,11 @@ export class Router {
     this.schedule_turn();
   }
 
+  /** Whether messages may be sent before what the store is given now is durable. */
+  get may_outrun(): boolean {
+    return this.#tail !== null || this.store.shared !== undefined;
+  }
+
   /** Retained messages that match a filter, or what the service says of itself. */
   retained(filter: string, after = ""): Soon<RetainedPage> {
     return this.own_topics?.retained(filter) ?? this.store.retained(filter, after);

@@ -5,10 +5,11 @@
  */
 import type { Inflight, PeerCertificate } from "../ffi/reactor.ts";
 import type { Access } from "./access.ts";
-import type { Code } from "./codes.ts";
+import { type Code, codes, Refusal } from "./codes.ts";
 import { limits } from "./limits.ts";
 import type { Message, StoredMessage } from "./message.ts";
 import type { RetainedPage } from "./store/mod.ts";
+import { filter_matches } from "./topic_tree.ts";
 
 /** `conn` of a session that has no connection. */
 export const offline = 0x7fffffff;
@@ -80,8 +81,6 @@ export interface RetainedSend {
 export interface Replay {
   /** Everything up to this offset has been handed over or is not for this session. */
   after: number;
-  /** What a connection that is sent none of it returns to. */
-  from: number;
   /** How many more messages the connection takes now, and about how many bytes. */
   room: number;
   room_bytes: number;
@@ -136,6 +135,28 @@ export interface Former {
   readonly options: number;
 }
 
+/**
+ * A subscription that is no more. A message that it wanted at a better QoS than what is left wants
+ * was not sent then, but left to a replay: it is still to come.
+ */
+export interface Lapsed extends Former {
+  readonly filter: string;
+  /** What it was before; ascending. */
+  readonly formers: readonly Former[];
+}
+
+/** What a device asked for and is done when its publishes before that have their answers. */
+interface Deferred {
+  /** How many answers are still to come. */
+  appends: number;
+  readonly steps: (() => void)[];
+}
+
+/** Of what it was up to some offset, and is now, what it was for a message of this offset. */
+function options_at(formers: readonly Former[] | undefined, now: number, offset: number): number {
+  return formers?.find(({ until }) => offset <= until)?.options ?? now;
+}
+
 /** What a session has only sometimes: most of a million sessions have none of it. */
 interface Rare {
   access: Access | null;
@@ -153,8 +174,8 @@ interface Rare {
   behind_count: number;
   delivered: number;
   formers: Map<string, readonly Former[]> | null;
-  unmarked: number;
-  own: Set<number> | null;
+  lapsed: readonly Lapsed[] | null;
+  deferred: Deferred | null;
   rest: Map<string, number> | null;
 }
 
@@ -211,8 +232,8 @@ export class Session implements PublishOrigin {
       behind_count: 0,
       delivered: 0,
       formers: null,
-      unmarked: 0,
-      own: null,
+      lapsed: null,
+      deferred: null,
       rest: null,
     };
   }
@@ -267,24 +288,46 @@ export class Session implements PublishOrigin {
   }
 
   set no_local(on: boolean) {
-    // Those that wait for the store do not carry it: their offsets are noted when they have one.
-    if (on && !this.no_local && this.appends_pending > 0) {
-      this.#make_rare().unmarked = this.appends_pending;
-    }
     this.#flag(Flag.no_local, on);
   }
 
-  /** A publish that waited for the store has its answer; offset 0 = it was not stored. */
-  #append_over(offset: number): void {
-    const rare = this.#rare;
-    if (rare === null || rare.unmarked === 0) return;
-    rare.unmarked--;
-    if (offset > 0) (rare.own ??= new Set()).add(offset);
+  /**
+   * Takes a step of the connection in its turn: after those that were put off, else at once.
+   * @param waits puts it off until all publishes that wait for the store have their answers
+   */
+  in_turn(step: () => void, waits: boolean): void {
+    const deferred = this.#rare?.deferred ?? null;
+    if (deferred !== null) {
+      if (deferred.steps.length >= limits.deferred_steps_max) throw new Refusal(codes.queue_full);
+      deferred.steps.push(step);
+    } else if (waits && this.appends_pending > 0) {
+      this.#make_rare().deferred = { appends: this.appends_pending, steps: [step] };
+    } else step();
   }
 
-  /** Whether the session itself published the message of this offset. */
-  has_published({ offset, properties }: StoredMessage): boolean {
-    return properties?.publisher === this.id || (this.#rare?.own?.has(offset) ?? false);
+  /** The connection is gone: what it asked for and was not answered is not done. */
+  drop_steps(): void {
+    if (this.#rare !== null) this.#rare.deferred = null;
+  }
+
+  /** A publish that waited for the store has its answer. */
+  #append_over(): void {
+    const rare = this.#rare;
+    if (rare === null || rare.deferred === null || --rare.deferred.appends > 0) return;
+    const { steps } = rare.deferred;
+    rare.deferred = null;
+    for (const step of steps) step();
+  }
+
+  /** The same of one that an earlier session of this id left, which `appends_pending` counts. */
+  inherited_append_over(): void {
+    this.appends_pending--;
+    this.#append_over();
+  }
+
+  /** Whether the session itself published the message, as far as No Local has to know. */
+  has_published({ properties }: StoredMessage): boolean {
+    return properties?.publisher === this.id;
   }
 
   /** There is a row of it in the store. */
@@ -349,10 +392,9 @@ export class Session implements PublishOrigin {
   move_cursor(offset: number): void {
     this.cursor = offset;
     if (this.#rare === null) return;
-    const { over, own, unsure_to } = this.#rare;
+    const { over, unsure_to } = this.#rare;
     if (unsure_to <= offset) this.#rare.unsure_to = 0;
     this.#drop_formers(offset);
-    for (const each of own ?? []) if (each <= offset) own!.delete(each);
     if (over === null) return;
     for (const each of over) if (each <= offset) over.delete(each);
     if (over.size === 0) this.over = null;
@@ -372,16 +414,44 @@ export class Session implements PublishOrigin {
   add_former(filter: string, until: number, options: number): void {
     const formers = this.#make_rare().formers ??= new Map();
     const before: readonly Former[] = options < 0 ? [] : formers.get(filter) ?? [];
+    if (before.length > 0 && before.at(-1)!.until >= until) return; // it never counted
     // What is forgotten first is taken for what came after it.
-    const kept = before.filter((former) => former.until < until)
-      .slice(1 - limits.subscription_formers_max);
+    const kept = before.slice(1 - limits.subscription_formers_max);
     formers.set(filter, [...kept, { until, options }]);
+  }
+
+  /** Subscriptions that are no more, for messages that may still come. Never empty. */
+  get lapsed(): readonly Lapsed[] | null {
+    return this.#rare === null ? null : this.#rare.lapsed;
+  }
+
+  /** Notes that a subscription is no more. What is forgotten first it did not want. */
+  add_lapsed(filter: string, until: number, options: number): void {
+    const formers = this.formers?.get(filter) ?? [];
+    const kept = (this.lapsed ?? []).slice(1 - limits.subscriptions_lapsed_max);
+    this.#make_rare().lapsed = [...kept, { filter, until, options, formers }];
+  }
+
+  /** At which QoS those wanted a message; `own` = the session itself published it. */
+  qos_lapsed({ topic, offset }: StoredMessage, own: boolean): number {
+    let qos = 0;
+    for (const { filter, until, options, formers } of this.lapsed ?? []) {
+      const then = offset > until ? -1 : options_at(formers, options, offset);
+      if (then < 0 || own && SubscriptionOptions.no_local(then)) continue; // [MQTT-3.8.3-3]
+      if (filter_matches(filter, topic)) qos = Math.max(qos, SubscriptionOptions.qos(then));
+    }
+    return qos;
   }
 
   /** Nothing up to this offset comes any more: what subscriptions were then does not matter. */
   #drop_formers(offset: number): void {
-    const formers = this.#rare?.formers;
-    if (!formers) return;
+    const rare = this.#rare!;
+    if (rare.lapsed !== null && rare.lapsed.some(({ until }) => until <= offset)) {
+      const kept = rare.lapsed.filter(({ until }) => until > offset);
+      rare.lapsed = kept.length === 0 ? null : kept;
+    }
+    const { formers } = rare;
+    if (formers === null) return;
     for (const [filter, list] of formers) {
       const kept = list.filter(({ until }) => until > offset);
       if (kept.length === 0) formers.delete(filter);
@@ -392,8 +462,7 @@ export class Session implements PublishOrigin {
 
   /** Options of a subscription as they were for a message of this offset; -1 = it was not there. */
   options_then(filter: string, options: number, offset: number): number {
-    const former = this.#rare?.formers?.get(filter)?.find(({ until }) => offset <= until);
-    return former === undefined ? options : former.options;
+    return options_at(this.#rare?.formers?.get(filter), options, offset);
   }
 
   /** Number of the last time that this connection fell behind; 0 = it never did. */
@@ -511,12 +580,12 @@ export class Session implements PublishOrigin {
   }
 
   published(token: number, offset: number, audience: number): void {
-    this.#append_over(offset);
+    this.#append_over();
     this.answers.published(this, token, offset, audience);
   }
 
   refused(token: number, code: Code, detail: string): void {
-    this.#append_over(0);
+    this.#append_over();
     this.answers.refused(this, token, code, detail);
   }
 

@@ -11,6 +11,7 @@ import type { Log } from "./log.ts";
 import { session_of, stored_session } from "./session_record.ts";
 import type { Soon, Store, StoredSession } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
+import { Unanswered } from "./unanswered.ts";
 import { is_own_row } from "./webhooks/topics.ts";
 
 /** How long a moved cursor may stay unwritten: what a crash sends again at most. */
@@ -63,6 +64,7 @@ export class Sessions {
     throw new Error("Sessions.load() comes first");
   };
   readonly #by_id = new Map<string, Session>();
+  readonly #unanswered = new Unanswered();
   /** Sessions whose cursor moved since it was written, and those of which more changed. */
   readonly #moved = new Set<Session>();
   readonly #changed = new Set<Session>();
@@ -136,6 +138,7 @@ export class Sessions {
     if (stored === undefined || this.#by_id.has(id) || !is_current()) return;
     const session = session_of(stored, this.#answers_of, this.now_ms(), this.store.head);
     this.#by_id.set(id, session);
+    this.#unanswered.began(session);
     this.subscriptions += session.subscription_count;
     this.#set_alarm(session);
   }
@@ -152,6 +155,7 @@ export class Sessions {
       session.transient = true;
       session.stored = false;
       session.will = null;
+      this.#unanswered.ended(session);
     }
     this.#by_id.clear();
     this.subscriptions = 0;
@@ -182,25 +186,31 @@ export class Sessions {
     if (found !== undefined) this.forget(found);
     const session = new Session(id, wire, answers);
     this.#by_id.set(id, session);
+    this.#unanswered.began(session);
     return { session, present: false };
   }
 
   /**
    * A connection was bound to the session: what its row says of its end does not hold any more, and
-   * there is none of a session that is to end with the connection.
+   * there is none of a session that is to end with the connection. Answers when the row is written,
+   * if it matters to whoever sends it messages.
    */
-  opened(session: Session, expiry_s: number, will: Will | null): void {
-    const is_other = session.ends_ms > 0 || session.will !== null || will !== null ||
-      session.expiry_s !== expiry_s;
+  opened(session: Session, expiry_s: number, will: Will | null): Soon<void> {
+    const is_other = session.ends_ms > 0 || session.expiry_s !== expiry_s;
+    // One that is due was to be published before the device came back.
+    const is_due = session.will_due_ms > 0 && session.will_due_ms <= this.now_ms();
+    if (is_due) this.#publish_will(session);
+    const is_left = session.will !== null || will !== null || is_due;
     session.ends_ms = 0;
     session.will_due_ms = 0;
     session.will = will; // one that still waited is not published any more [MQTT-3.1.3-9]
     session.expiry_s = expiry_s;
     if (session.transient) {
       if (session.stored) this.#delete(session);
-    } else if (session.subscription_count > 0) {
-      // At once: after a crash it decides whether what comes may have come before (DUP).
-      this.#background(() => this.keep(session));
+    } else if (session.subscription_count > 0 || is_left) {
+      // At once: after a crash it decides whether what comes may have come before (DUP), and what
+      // becomes of the will.
+      return this.#background(() => this.keep(session));
     } else if (is_other) this.#changed.add(session);
   }
 
@@ -252,6 +262,7 @@ export class Sessions {
     this.#moved.delete(session);
     this.#changed.delete(session);
     this.#alarms.get(session.alarm_tick)?.delete(session);
+    this.#unanswered.ended(session);
     this.progress(session);
   }
 
@@ -381,9 +392,12 @@ export class Sessions {
     if (session.connected || this.#by_id.get(session.id) !== session) return;
     if (this.#is_over(session)) {
       this.expired++;
-      // Deleted with the next flush, at the disk's pace: a crash before it finds it expired.
-      if (session.stored) this.#undeleted.add(session.id);
-      session.stored = false;
+      // Deleted with the next flush, at the disk's pace: a crash before it finds it expired. With
+      // its will it is deleted now, or that would be published again then.
+      if (session.stored && session.will === null) {
+        this.#undeleted.add(session.id);
+        session.stored = false;
+      }
       this.forget(session);
       return;
     }
@@ -415,15 +429,15 @@ export class Sessions {
     return this.store.put_cursor(session.id, session.cursor);
   }
 
-  /** Nobody waits for it; `failed` sees to it that it is tried again. */
-  #background(write: () => Soon<void>, failed: () => void = () => {}): void {
+  /** Answers when it is over, also when it failed: `failed` sees to it that it is tried again. */
+  #background(write: () => Soon<void>, failed: () => void = () => {}): Soon<void> {
     const on_error = (error: unknown) => {
       failed();
       this.log.warn("cannot write a session", { error: String(error) });
     };
     try {
       const done = write();
-      if (done instanceof Promise) done.catch(on_error);
+      if (done instanceof Promise) return done.catch(on_error);
     } catch (error) {
       on_error(error);
     }

@@ -41,7 +41,8 @@ export class SharedSubscriptions {
   /** A group of an earlier run; its subscribers are told of after all groups. */
   load(record: StoredSession): void {
     const { unsettled } = JSON.parse(record.state) as { unsettled: number[] };
-    this.#add(record.id, record.cursor, unsettled).written = record.state + record.cursor;
+    const { head } = this.router.store;
+    this.#add(record.id, record.cursor, unsettled, head).written = record.state + record.cursor;
   }
 
   /** What an earlier run left subscribed; a group without a record begins now. */
@@ -61,15 +62,16 @@ export class SharedSubscriptions {
     }
   }
 
-  #add(filter: string, after: number, unsettled: readonly number[]): Entry {
-    const group = new Group(this.router, this.log, split_share(filter)!.filter, after, unsettled);
+  #add(filter: string, after: number, unsettled: readonly number[], unsure_to: number): Entry {
+    const { filter: plain } = split_share(filter)!;
+    const group = new Group(this.router, this.log, plain, after, unsettled, unsure_to);
     const entry = { group, subscribers: new Set<Session>(), written: "" };
     this.#entries.set(filter, entry);
     return entry;
   }
 
   #entry(filter: string): Entry {
-    return this.#entries.get(filter) ?? this.#add(filter, this.router.dispatched, []);
+    return this.#entries.get(filter) ?? this.#add(filter, this.router.dispatched, [], 0);
   }
 
   #drop(filter: string): void {

@@ -48,6 +48,7 @@ export class Group implements Sink {
   /**
    * @param filter without `$share/group/`
    * @param returned offsets up to `after` that are not settled
+   * @param unsure_to what follows them, up to this offset, a service that was killed may have sent
    */
   constructor(
     readonly router: Router,
@@ -55,6 +56,7 @@ export class Group implements Sink {
     readonly filter: string,
     after: number,
     returned: readonly number[],
+    readonly unsure_to: number,
   ) {
     this.#after = after;
     this.#returned = [...returned];
@@ -195,7 +197,8 @@ export class Group implements Sink {
         return true;
       }
       member.assigned.set(offset, 0);
-      this.router.fanout.deliver(session, { ...message, offset }, options, { shared: true });
+      const dup = offset <= this.unsure_to;
+      this.router.fanout.deliver(session, { ...message, offset }, options, { shared: true, dup });
       return true;
     }
     return false;

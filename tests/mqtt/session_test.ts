@@ -1,9 +1,8 @@
 /** MQTT: sessions that outlive their connections, and wills, of versions 3.1.1 and 5. */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import type { Publish } from "../../core/protocol/mqtt.ts";
-import { MqttClient, payload_text, publish_packet } from "../support/mqtt_client.ts";
+import { type MqttClient, payload_text } from "../support/mqtt_client.ts";
 import { Suite } from "../support/mqtt_suite.ts";
-import { Service } from "../support/service.ts";
 
 const suite = new Suite("MQTT: sessions and wills are what the standards say");
 
@@ -373,27 +372,3 @@ suite.both("a will under $SYS is refused", async (scene) => {
 });
 
 suite.register();
-
-Deno.test("MQTT: No Local holds for what was published before it and stored after", async () => {
-  // Cause: a publish that waited for the store did not carry who had published it.
-  const data = await Deno.makeTempDir();
-  {
-    await using service = await Service.start({ data });
-    const properties = { session_expiry_s: 600 };
-    const options = { client_id: "id", clean_start: false, properties } as const;
-    const { client } = await MqttClient.connect(service.mqtt, options);
-    await client.subscribe("kept", 1);
-    const wanted = { filter: "t", qos: 1, retain_as_published: false, retain_handling: 0 } as const;
-    await client.say(
-      publish_packet("t", "own", { qos: 1, packet_id: 1 }),
-      { type: "subscribe", packet_id: 2, subscriptions: [{ ...wanted, no_local: true }] },
-    );
-    const answers = [await client.next(), await client.next()].map((packet) => packet?.type);
-    assertEquals(answers.sort(), ["puback", "suback"]);
-    await client.close();
-    const again = await MqttClient.connect(service.mqtt, options);
-    await again.client.expect_nothing();
-    await again.client.close();
-  }
-  await Deno.remove(data, { recursive: true });
-});
