@@ -121,6 +121,7 @@ export class Router {
     if (store.shared === undefined) return;
     this.#audiences = new Uint32Array(audiences_count);
     store.shared.on_stored = (message) => this.#stored(message);
+    store.shared.has_room = () => this.#has_room();
   }
 
   /**
@@ -164,9 +165,7 @@ export class Router {
     if (message.payload.length > limits.payload_bytes_max) {
       return new Refusal(codes.body_too_large, payload_detail(message));
     }
-    if (this.reactor.pending_bytes > limits.command_queue_bytes_max) {
-      return new Refusal(codes.queue_full);
-    }
+    if (!this.#has_room()) return new Refusal(codes.queue_full);
     return this.refusal_of_breaker() ?? this.fair?.refusal_of(message) ?? null;
   }
 
@@ -180,6 +179,13 @@ export class Router {
   #came_elsewhere_us({ time_ms }: Message): number {
     if (this.measures === null) return 0;
     return this.reactor.now_us() - Math.max(0, this.now_ms() - time_ms) * 1000 >>> 0 || 1;
+  }
+
+  /** Whether the reactor keeps up with what it is told; if not, it is asked again next turn. */
+  #has_room(): boolean {
+    const has_room = this.reactor.pending_bytes <= limits.command_queue_bytes_max;
+    if (!has_room) this.schedule_turn();
+    return has_room;
   }
 
   /** A message of QoS 0 that another node has passed on; `after` as Relay.send() has it. */

@@ -87,6 +87,7 @@ export class JetStreamStore implements Store, SharedLog {
   readonly epoch: string;
   readonly shared: SharedLog = this;
   on_stored: (message: StoredMessage) => void = () => {};
+  has_room: () => boolean = () => true;
 
   readonly #names: Names;
   readonly #window: Window;
@@ -145,6 +146,7 @@ export class JetStreamStore implements Store, SharedLog {
     this.#log = new JetStreamFollower(nats, manager, names.log, this.#window.head, (seq, data) => {
       this.#hear(seq, data as Uint8Array<ArrayBuffer>);
     });
+    this.#log.has_room = () => this.has_room();
     this.#timer = setInterval(() => this.#tick(), tick_ms);
     void this.#watch_connection();
   }

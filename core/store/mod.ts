@@ -146,6 +146,8 @@ export interface SharedLog {
    * this node appends before they are answered. The payload may be kept.
    */
   on_stored: (message: StoredMessage) => void;
+  /** Whether on_stored may be called now; asked again and again while it may not. */
+  has_room: () => boolean;
   /** What is stored of one session; another node may have written it last. */
   session(id: string): Promise<StoredSession | undefined>;
   /** For people: "3 replicas". */
