@@ -130,6 +130,7 @@ export function contract_store(implementation: Implementation): void {
   log_tests(test);
   read_tests(test);
   expiry_tests(test);
+  retained_page_tests(test);
   retained_tests(test);
   session_tests(test);
   once_tests(test);
@@ -389,7 +390,9 @@ function retained_tests(test: Register): void {
     assertEquals(await texts(store, "a"), []);
     assertEquals(await texts(store, "+"), ["long"]);
   });
+}
 
+function retained_page_tests(test: Register): void {
   test("many retained messages come in pages, each once", async ({ store }) => {
     const all = Array.from({ length: 9000 }, (_, n) => `r/${n}`);
     await Promise.all(all.map((topic) => store.retain(message(topic, topic, { retain: true }))));
