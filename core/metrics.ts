@@ -50,7 +50,7 @@ export interface StreamCounts {
 export interface ClusterCounts {
   readonly node: {
     readonly view: View;
-    counts(): { readonly held: number; readonly registered: number; readonly fenced: number };
+    counts(): Readonly<Record<"held" | "registered" | "fenced" | "adopted", number>>;
   };
   readonly relay: { readonly sent: number; readonly received: number };
 }
@@ -140,6 +140,13 @@ export class Metrics {
     this.#show.counter("cluster_fenced", "Times that the node fenced itself", () => {
       return node.counts().fenced;
     });
+    this.#show.counter(
+      "sessions_adopted",
+      "Sessions of dead nodes that this node took over",
+      () => {
+        return node.counts().adopted;
+      },
+    );
     this.#show.counter("messages_relayed", "Messages of QoS 0 to and from other nodes", () => {
       return [[{ way: "out" }, relay.sent], [{ way: "in" }, relay.received]];
     });

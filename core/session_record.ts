@@ -129,3 +129,13 @@ export function session_of(
   if (session.will !== null) session.will_due_ms = now_ms + session.will.delay_s * 1000;
   return session;
 }
+
+/** When something is due of a stored session whose device does not come back; Infinity = never. */
+export function due_ms_of(stored: StoredSession, now_ms: number): number {
+  const { connected, will, will_due_ms, expiry_s } = JSON.parse(stored.state) as StoredState;
+  const ends_ms = connected && expiry_s !== expiry_never_s
+    ? now_ms + expiry_s * 1000
+    : stored.expires_ms || Infinity;
+  if (will === undefined || !connected && will_due_ms === 0) return ends_ms;
+  return Math.min(ends_ms, connected ? now_ms + will.delay_s * 1000 : will_due_ms);
+}

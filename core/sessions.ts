@@ -8,7 +8,7 @@ import { expiry_never_s, type PublishAnswers, Session, type Wire } from "./sessi
 import { in_slices, write_dirty } from "./dirty.ts";
 import type { Exchange, Will } from "./session.ts";
 import type { Log } from "./log.ts";
-import { session_of, stored_session } from "./session_record.ts";
+import { due_ms_of, session_of, stored_session } from "./session_record.ts";
 import type { Soon, Store, StoredSession } from "./store/mod.ts";
 import { is_shared } from "./topic_tree.ts";
 import { Unanswered } from "./unanswered.ts";
@@ -143,6 +143,14 @@ export class Sessions {
     this.#set_alarm(session);
   }
 
+  /** Ids of stored sessions for which something is due by then, unless their device comes back. */
+  async *due(before_ms: number): AsyncGenerator<string> {
+    for await (const stored of this.store.sessions()) {
+      if (is_shared(stored.id) || is_own_row(stored.id)) continue;
+      if (due_ms_of(stored, this.now_ms()) <= before_ms) yield stored.id;
+    }
+  }
+
   /** Another node is to own a session that has no connection: writes it down and forgets it. */
   async let_go(session: Session): Promise<void> {
     await this.keep(session);
@@ -205,7 +213,10 @@ export class Sessions {
     session.will_due_ms = 0;
     session.will = will; // one that still waited is not published any more [MQTT-3.1.3-9]
     session.expiry_s = expiry_s;
+    const survives = will !== null && this.store.shared !== undefined;
     if (session.transient) {
+      // In a cluster, others publish the will should this node die.
+      if (survives) return this.#background(() => this.#write(session));
       if (session.stored) this.#delete(session);
     } else if (session.subscription_count > 0 || is_left) {
       // At once: after a crash it decides whether what comes may have come before (DUP), and what
@@ -216,7 +227,10 @@ export class Sessions {
 
   /** Writes a session that outlives its connection; nothing to do for one that does not. */
   keep(session: Session): Soon<void> {
-    if (session.transient) return;
+    if (!session.transient) return this.#write(session);
+  }
+
+  #write(session: Session): Soon<void> {
     this.#moved.delete(session);
     this.#changed.delete(session);
     session.stored = true;

@@ -9,6 +9,7 @@ import type { Relay } from "../router.ts";
 import { connect_nats, names_of } from "../store/nats.ts";
 import type { Store } from "../store/mod.ts";
 import type { Ownership, SessionHolder } from "./mod.ts";
+import type { Rows } from "./orphans.ts";
 import { ClusterNode, type NodeOptions } from "./ownership.ts";
 import { type Listeners, NatsRelay } from "./relay.ts";
 
@@ -18,7 +19,7 @@ const cluster_name = "longwire";
 /** What of the node takes part. */
 export interface NodeParts extends Pick<NodeOptions, "describe" | "on_drain"> {
   readonly router: Listeners & { relay: Relay | null };
-  readonly hub: SessionHolder & { ownership: Ownership | null };
+  readonly hub: SessionHolder & { ownership: Ownership | null; readonly sessions: Rows };
   /** Its resume secrets hold on all nodes. */
   readonly longwire: { secret_key: Uint8Array };
 }
@@ -48,7 +49,14 @@ export async function begin_to_join(
   const join = async ({ router, hub, longwire, describe, on_drain }: NodeParts) => {
     const relay = new NatsRelay(nats, names_of(cluster_name).passing_prefix, router);
     router.relay = relay;
-    const node = await ClusterNode.open({ config, log, holder: hub, describe, on_drain });
+    const node = await ClusterNode.open({
+      config,
+      log,
+      holder: hub,
+      rows: hub.sessions,
+      describe,
+      on_drain,
+    });
     hub.ownership = node.ownership;
     longwire.secret_key = node.secret;
     log.info("this node is a member", {

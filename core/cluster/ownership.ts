@@ -11,6 +11,7 @@ import { Status } from "./health.ts";
 import { Holdings } from "./holdings.ts";
 import { Membership } from "./membership.ts";
 import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
+import { Orphans, type Rows } from "./orphans.ts";
 import { type Handlers, Peers, PeerServer } from "./peer.ts";
 import type { PeerTls } from "./peer_tls.ts";
 import { Registry } from "./registry.ts";
@@ -19,6 +20,8 @@ export interface NodeOptions {
   readonly config: Config;
   readonly log: Log;
   readonly holder: SessionHolder;
+  /** Sessions in the store, of nodes that died among them. */
+  readonly rows: Rows;
   /** What changes of what the node says of itself. */
   readonly describe: () => Omit<Member, "node_id" | "run" | "zone" | "peer">;
   readonly on_drain: () => void;
@@ -36,6 +39,7 @@ export class ClusterNode implements FleetPeers {
   };
   readonly #holdings: Holdings;
   readonly #registry: Registry;
+  readonly #orphans: Orphans;
   readonly #peers: Peers;
   readonly #server: PeerServer;
   readonly #membership: Membership;
@@ -66,6 +70,8 @@ export class ClusterNode implements FleetPeers {
     });
     this.#registry = new Registry(node_id, this.#peers.ask_owner, Date.now() * 1000);
     this.#holdings = new Holdings(this.#peers, holder, membership, system_clock);
+    const { rows } = options;
+    this.#orphans = new Orphans(rows, this.#registry, this.#holdings, system_clock, log);
     this.#server = new PeerServer(handlers);
     this.ownership = this.#holdings;
   }
@@ -95,10 +101,14 @@ export class ClusterNode implements FleetPeers {
       .sort((a, b) => a.connections - b.connections);
   }
 
-  /** Sessions held, sessions whose owner this node names, and how often it has fenced itself. */
-  counts(): { readonly held: number; readonly registered: number; readonly fenced: number } {
-    const held = this.#holdings.size;
-    return { held, registered: this.#registry.size, fenced: this.#membership.fenced };
+  /**
+   * Sessions held, sessions whose owner this node names, how often it has fenced itself, and
+   * sessions of dead nodes that it has taken over.
+   */
+  counts() {
+    const { adopted } = this.#orphans;
+    const { fenced } = this.#membership;
+    return { held: this.#holdings.size, registered: this.#registry.size, fenced, adopted };
   }
 
   /** @throws Refusal(not_found) */
@@ -120,6 +130,7 @@ export class ClusterNode implements FleetPeers {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    this.#orphans.close();
     await this.#membership.leave();
     this.#peers.close();
     this.#server.close();
@@ -136,6 +147,7 @@ export class ClusterNode implements FleetPeers {
     this.#peers.set_view(view);
     this.#registry.set_view(view);
     this.#holdings.set_view(view);
+    this.#orphans.set_view(view);
   }
 
   #on_dead(member: Member): void {

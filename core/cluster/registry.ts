@@ -92,7 +92,7 @@ export class Registry {
       this.#owners.set(id, { node_id, grant: ++this.#grant, held_by });
     }
     if (is_last) this.#announced.add(node_id);
-    if (this.#announced.size === this.#view.members.size) this.#complete.resolve();
+    if (this.#is_complete) this.#complete.resolve();
     return true;
   }
 
@@ -103,6 +103,21 @@ export class Registry {
     return turn.finally(() => {
       if (this.#turns.get(id) === turn) this.#turns.delete(id);
     });
+  }
+
+  /** Answers when all members have said what they hold, or there is another view. */
+  complete(): Promise<void> {
+    return this.#is_complete ? Promise.resolve() : this.#complete.promise;
+  }
+
+  /** Whether an id is this node's to give, in this view, and nobody has it. */
+  is_free(view: number, id: string): boolean {
+    return view === this.#view.number && this.#is_complete && !this.#owners.has(id) &&
+      this.#rendezvous.registrar_of(id) === this.node_id;
+  }
+
+  get #is_complete(): boolean {
+    return this.#announced.size === this.#view.members.size;
   }
 
   /** The owner has no such session any more; a later grant of the same node is not meant. */
@@ -118,7 +133,7 @@ export class Registry {
 
   async #claim(speaker: Speaker, id: string, takes_over: boolean): Promise<Granted> {
     if (!this.#is_heard(speaker)) return { kind: "again" };
-    if (this.#announced.size < this.#view.members.size) await this.#complete.promise;
+    if (!this.#is_complete) await this.#complete.promise;
     if (!this.#is_heard(speaker)) return { kind: "again" };
     const { view, node_id } = speaker;
     const owner = this.#owners.get(id);
