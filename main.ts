@@ -8,7 +8,10 @@ import { run_devices } from "./core/client/devices.ts";
 import { run_fds } from "./core/client/fds.ts";
 import { run_token } from "./core/client/token.ts";
 import { type Code, codes } from "./core/codes.ts";
+import { step_names } from "./core/cluster/degradation.ts";
 import type { Joining } from "./core/cluster/join.ts";
+import type { Member } from "./core/cluster/mod.ts";
+import { parse_rules_file, Rules } from "./core/cluster/rules.ts";
 import type { Address } from "./core/address.ts";
 import { help_text } from "./core/config_help.ts";
 import { type Config, ConfigError, parse_command, parse_config } from "./core/config.ts";
@@ -20,17 +23,20 @@ import { Drain } from "./core/drain.ts";
 import { Devices } from "./core/devices.ts";
 import { FairShare } from "./core/fair_share.ts";
 import { Fleet } from "./core/fleet.ts";
-import { type Driver, Hub } from "./core/hub.ts";
+import { type Driver, Hub, Moved } from "./core/hub.ts";
 import { limits } from "./core/limits.ts";
 import { Log } from "./core/log.ts";
 import { Measures } from "./core/measures.ts";
 import { Metrics } from "./core/metrics.ts";
+import { tenant_of } from "./core/namespace.ts";
 import { open_gate } from "./core/open_gate.ts";
+import { Overload } from "./core/overload.ts";
 import { proxy_header } from "./core/protocol/proxy_header.ts";
 import { Receipts } from "./core/receipts.ts";
 import { Router } from "./core/router.ts";
 import { type ZlibZstd, type Zstd, zstd_of, zstd_of_zlib } from "./core/protocol/zstd.ts";
 import type { ZstdBinding } from "./core/protocol/zstd.ts";
+import { better_place, connect_denial, publish_denial } from "./core/routing.ts";
 import { is_longwire } from "./core/session.ts";
 import { Sessions } from "./core/sessions.ts";
 import { shut_down } from "./core/shutdown.ts";
@@ -81,13 +87,39 @@ async function watch_prometheus(
   router: Router,
   metrics: Metrics,
   log: Log,
+  rules: Rules,
 ): Promise<void> {
   if (config.prometheus === "") return;
   const { Breaker, breaker_default } = await import("./core/cluster/breaker.ts");
   const { PrometheusWatch } = await import("./core/cluster/prometheus.ts");
   const breaker = new Breaker(breaker_default, (from, to) => log.warn("breaker", { from, to }));
+  rules.use("breaker", (settings) => breaker.settings = settings);
   metrics.add_breaker(breaker, new PrometheusWatch(config.prometheus, breaker, log, Date.now));
   router.breaker = breaker;
+}
+
+/** What holds where etcd has no rules. */
+function open_rules({ rules }: Config): Rules {
+  if (rules === "") return new Rules();
+  try {
+    return new Rules(parse_rules_file(Deno.readTextFileSync(rules)));
+  } catch (error) {
+    throw new startup.StartError(`Cannot use rules "${rules}": ${(error as Error).message}`);
+  }
+}
+
+/** Holds back what may be held back, as the rules say. */
+function watch_load({ router, hub, mqtt, opened }: Deciding, log: Log, rules: Rules): Overload {
+  const { reactor, store } = router;
+  const { in_force: settings } = rules.get("degradation");
+  const clock_ms = () => performance.now();
+  const parts = { router, reactor, store, log, hub, settings, clock_ms, random: Math.random };
+  const overload = new Overload(parts);
+  overload.on_attached = () => mqtt.end_withheld();
+  rules.use("degradation", (settings) => overload.use(settings));
+  rules.use("limits", (limits) => opened.tenants.use_rules(limits));
+  rules.use("routing", (routing) => router.denies = publish_denial(routing));
+  return overload;
 }
 
 async function open_store(config: Config): Promise<Store> {
@@ -399,6 +431,10 @@ async function serve(args: readonly string[]): Promise<void> {
     mqtt: listen_bridge(hub, mqtt, protocols.mqtt, busy_packet),
     longwire: listen_bridge(hub, longwire, protocols.longwire, busy_frame()),
   };
+  const rules = open_rules(config);
+  const overload = watch_load(deciding, log, rules);
+  const { degradation } = overload;
+  metrics.add_overload(overload, rules);
   const listeners = listen(config, hub, mqtt, longwire);
   const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
   const describe = () => ({
@@ -407,14 +443,20 @@ async function serve(args: readonly string[]): Promise<void> {
     connections: reactor.stats().counters.connections,
     sessions: sessions.count,
     draining: drain.is_draining,
+    load_percent: degradation.load_percent,
+    degradation: step_names[degradation.step],
+    breaker: router.breaker?.state ?? "",
   });
   const on_drain = () => drain.begin();
-  const cluster = await joining?.join({ router, hub, longwire, describe, on_drain });
+  const cluster = await joining?.join({ router, hub, longwire, describe, on_drain, rules });
   if (cluster !== undefined) metrics.add_cluster(cluster, router);
-  await watch_prometheus(config, router, metrics, log);
+  overload.outage = cluster?.node.outage ?? null;
+  route_connects(config, hub, rules, () => cluster?.node.places() ?? []);
+  await watch_prometheus(config, router, metrics, log, rules);
   await webhooks?.start();
   if (webhooks !== null) metrics.add_webhooks(webhooks);
-  const shown = { gate, router, store, metrics, version, refused, cluster: cluster?.node ?? null };
+  const ruled = { rules, degradation, cluster: cluster?.node ?? null };
+  const shown = { gate, router, store, metrics, version, refused, ...ruled };
   const receipts = new Receipts(sessions, reactor);
   const devices = new Devices(sessions, router, hub, (by, count) => reactor.top(by, count));
   const fleet = new Fleet(config.node_id, devices, cluster?.node ?? null);
@@ -443,12 +485,33 @@ async function serve(args: readonly string[]): Promise<void> {
   is_stopping = true;
   sys.stop();
   measures?.stop();
+  overload.stop();
   opened.stop();
   const close_webhooks = async () => await webhooks?.stop();
   const closing = { close_http: web.close, close_webhooks, running };
   const parts = { reactor, hub, sessions, store, log, ...closing };
   await shut_down(parts, config.shutdown_timeout_s * 1000);
   await cluster?.close();
+}
+
+/** Refuses devices, and sends them elsewhere, as the rules say. */
+function route_connects(
+  { zone }: Config,
+  hub: Hub,
+  rules: Rules,
+  places: () => readonly Member[],
+): void {
+  rules.use("routing", (routing) => {
+    const denies = connect_denial(routing);
+    if (denies === null && routing.place.length === 0) return hub.route = null;
+    hub.route = (id) => {
+      const refusal = denies?.(id);
+      if (refusal) throw refusal;
+      if (routing.place.length === 0) return;
+      const place = better_place(routing, tenant_of(id), zone, places());
+      if (place !== undefined) throw new Moved(place);
+    };
+  });
 }
 
 function make_log({ log_level: level }: Config): Log {
@@ -548,6 +611,10 @@ async function main(): Promise<number> {
         return await examine_machine(command.args);
       case "backup":
         return await back_up(command.args);
+      case "rules": {
+        const { run_rules } = await import("./core/cluster/rules_command.ts");
+        return await run_rules(command.args, Deno.env.get("LONGWIRE_ETCD") ?? "");
+      }
       case "serve":
         await serve(command.args);
         return 0;

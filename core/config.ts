@@ -81,6 +81,8 @@ export interface Config {
   readonly nats: readonly string[];
   /** host:port of Prometheus; "" = there is no breaker. */
   readonly prometheus: string;
+  /** File of what holds where etcd has no rules; "" = the defaults. */
+  readonly rules: string;
   /** host:port that devices of other nodes are sent to; "" = that of the MQTT listener. */
   readonly advertise: string;
   /** Where other nodes reach this one. */
@@ -125,6 +127,7 @@ export const commands = [
     name: "backup",
     help: "copy the database to a new file while the service may run: backup PATH",
   },
+  { name: "rules", help: "read, check and set the rules of a cluster" },
   { name: "help", help: "print this text" },
 ] as const;
 
@@ -393,6 +396,12 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     type: forms.place,
     fallback: "",
     help: "Prometheus that is asked whether what the service depends on is up",
+  },
+  rules: {
+    type: forms.path,
+    fallback: "",
+    help:
+      "JSON file of rules (limits, routing, breaker, degradation) that hold where etcd has none",
   },
   advertise: {
     type: forms.place,

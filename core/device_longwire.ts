@@ -9,7 +9,7 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypt
 import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { admit_publish } from "./access.ts";
 import { type Code, code_list, codes, Refusal } from "./codes.ts";
-import type { Driver, Elsewhere, Hub } from "./hub.ts";
+import { type Driver, type Elsewhere, type Hub, Moved } from "./hub.ts";
 import { limits } from "./limits.ts";
 import { plain_name } from "./namespace.ts";
 import {
@@ -137,16 +137,11 @@ export class LongwireDriver implements Driver {
     }
   }
 
-  refuse_first(conn: number, generation: number, code: Code, detail: string): void {
-    this.reactor.send(
-      conn,
-      generation,
-      encode({
-        type: "refuse",
-        code: code.number,
-        detail,
-      }),
-    );
+  refuse_first(conn: number, generation: number, refusal: Refusal): void {
+    const { code: { number: code }, message: detail, retry_after_ms } = refusal;
+    const redirect = refusal instanceof Moved ? refusal.place.device : "";
+    const frame = encode({ type: "refuse", code, detail, retry_after_ms, redirect });
+    this.reactor.send(conn, generation, frame);
   }
 
   goodbye(session: Session, code: Code, detail: string, place?: Elsewhere): void {
@@ -176,11 +171,23 @@ export class LongwireDriver implements Driver {
     this.#send(session, { type: "published", request_id: request_id_of(token), offset });
   }
 
-  refused(session: Session, token: number, code: Code, detail: string): void {
+  refused(
+    session: Session,
+    token: number,
+    code: Code,
+    detail: string,
+    retry_after_ms: number,
+  ): void {
     this.hub.timeline.refused(session.id, code, "");
     if (!is_current(session, token)) return;
     const request_id = request_id_of(token);
-    this.#send(session, { type: "published", request_id, code: code.number, detail });
+    this.#send(session, {
+      type: "published",
+      request_id,
+      code: code.number,
+      detail,
+      retry_after_ms,
+    });
   }
 
   /**

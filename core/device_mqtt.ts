@@ -5,7 +5,7 @@
 import type { BusyAnswer, Reactor } from "../ffi/reactor.ts";
 import { type Access, admit_publish, admit_will } from "./access.ts";
 import { type Code, code_list, codes, Refusal } from "./codes.ts";
-import type { Driver, Elsewhere, Hub } from "./hub.ts";
+import { type Driver, type Elsewhere, type Hub, Moved } from "./hub.ts";
 import { limits } from "./limits.ts";
 import type { Message, Qos } from "./message.ts";
 import { plain_name } from "./namespace.ts";
@@ -71,6 +71,8 @@ export class MqttDriver implements Driver {
   /** Packets sent to clients that the reactor does not count, and those it does not see. */
   sent = 0;
   readonly #view = new PublishView();
+  /** Clients of 3.1.1 that have published what could not be stored, and were not answered. */
+  readonly #withheld = new Set<Session>();
   /** Of the CONNECT being looked at, for refusals before there is a session. */
   #first: Refusable = unknown_client;
 
@@ -122,23 +124,19 @@ export class MqttDriver implements Driver {
     this.#first = unknown_client;
   }
 
-  refuse_first(
-    conn: number,
-    generation: number,
-    code: Code,
-    detail: string,
-    wire?: Wire,
-  ): void {
+  refuse_first(conn: number, generation: number, refusal: Refusal, wire?: Wire): void {
     const first = wire === undefined
       ? this.#first
       : { version: wire === Wire.mqtt5 ? 5 : 4, packet_bytes_max: Infinity } as const;
     this.#first = unknown_client; // who is refused next may not have said what it speaks
     const { version, packet_bytes_max } = first;
-    const reason_code = reason_for("connack", version, code);
+    const reason_code = reason_for("connack", version, refusal.code);
     if (reason_code === 0) return;
+    const place = refusal instanceof Moved ? refusal.place.mqtt : "";
+    const properties = place === "" ? {} : { properties: { server_reference: place } };
     // [MQTT-3.2.2-6]
-    const connack: Packet = { type: "connack", session_present: false, reason_code };
-    const frame = encode_within(connack, version, detail, packet_bytes_max);
+    const connack: Packet = { type: "connack", session_present: false, reason_code, ...properties };
+    const frame = encode_within(connack, version, refusal.message, packet_bytes_max);
     if (frame === null) return;
     this.sent++;
     this.reactor.send(conn, generation, frame);
@@ -177,6 +175,12 @@ export class MqttDriver implements Driver {
     }
   }
 
+  /** The log is back: clients of 3.1.1 come again with what they have no PUBACK or PUBREC for. */
+  end_withheld(): void {
+    for (const session of this.#withheld) this.hub.close(session, codes.store_unavailable);
+    this.#withheld.clear();
+  }
+
   on_gap(): void {
     // MQTT has no word for it; the store counts what retention removed.
   }
@@ -189,6 +193,7 @@ export class MqttDriver implements Driver {
 
   on_closed(session: Session, code: Code): Will | null {
     const { will } = session;
+    this.#withheld.delete(session);
     session.mqtt = null;
     session.acks_pending = 0;
     if (will === null) return null;
@@ -228,11 +233,17 @@ export class MqttDriver implements Driver {
       this.sessions.changed(session); // it may have been written down while the store was asked
     }
     if (!this.#is_current(session, answered)) return;
+    if (code === codes.not_stored && session.wire !== Wire.mqtt5) {
+      this.#withheld.add(session); // it sends again what was not acknowledged, when it is back
+      return;
+    }
     this.#acked(session);
     // 3.1.1 cannot refuse a PUBLISH. What is never allowed is acknowledged and dropped, or the
     // client would send it for ever [MQTT-3.3.5-2]; anything else it sends again when it is back.
     if (session.wire !== Wire.mqtt5) {
-      if (code !== codes.forbidden) return this.hub.close(session, code, detail);
+      if (code !== codes.forbidden && code !== codes.denied) {
+        return this.hub.close(session, code, detail);
+      }
       return this.#acknowledge_dropped(session, packet_id, answered);
     }
     const type = is_qos_2(token) ? "pubrec" : "puback";

@@ -69,14 +69,16 @@ export class Hold implements Due {
 export class Gate {
   /** What calls may without keys. */
   readonly #open: Access;
-  /** Whether the devices of the default tenant are counted where there are no keys. */
-  readonly #is_counting: boolean;
 
   constructor(readonly options: GateOptions) {
     const tenant = options.tenants.get(default_tenant);
     this.#open = new Access(tenant, "", null, 0);
-    const is_limited = Object.values(tenant.limits).some((limit) => limit > 0);
-    this.#is_counting = is_limited || options.device_limits !== null;
+  }
+
+  /** Whether the devices of the default tenant are counted where there are no keys. */
+  get #is_counting(): boolean {
+    const is_limited = Object.values(this.#open.tenant.limits).some((limit) => limit > 0);
+    return is_limited || this.options.device_limits !== null;
   }
 
   get deadlines(): Deadlines {

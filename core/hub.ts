@@ -31,6 +31,13 @@ export interface Elsewhere {
   readonly device: string;
 }
 
+/** The device is to go to another node. */
+export class Moved extends Refusal {
+  constructor(readonly place: Elsewhere) {
+    super(codes.moved);
+  }
+}
+
 /** One device protocol: what its packets mean. Drivers hold no state of a connection. */
 export interface Driver extends PublishAnswers {
   readonly name: string;
@@ -41,7 +48,7 @@ export interface Driver extends PublishAnswers {
    * Says why to a device that has no session yet. Closing is the hub's. `wire` as in its claim, if
    * any.
    */
-  refuse_first(conn: number, generation: number, code: Code, detail: string, wire?: Wire): void;
+  refuse_first(conn: number, generation: number, refusal: Refusal, wire?: Wire): void;
   /** Says goodbye to a device that is about to be closed, and where else it may go. */
   goodbye(session: Session, code: Code, detail: string, place?: Elsewhere): void;
   /** Messages after offset `from`, up to `to`, have expired before the session could have them. */
@@ -146,6 +153,11 @@ export class Hub implements ReactorHandler {
   ownership: Ownership | null = null;
   /** null = nobody wants to know. */
   watcher: DeviceWatcher | null = null;
+  /** Why a session may not connect here: throws Refusal, Moved; null = all may. */
+  route: ((id: string) => void) | null = null;
+  /** Connects that were claimed, and those that were granted. */
+  connects_tried = 0;
+  connects_granted = 0;
   /** Sessions that another node waits for, until their connection is gone. */
   readonly #leaving = new Map<Session, () => void>();
   readonly #presence: Presence;
@@ -254,8 +266,7 @@ export class Hub implements ReactorHandler {
       try {
         step();
       } catch (error) {
-        const { code, message } = this.#as_refusal(error, driver.name);
-        this.#refuse_first(driver, conn, generation, code, message, wire);
+        this.#refuse_first(driver, conn, generation, this.#as_refusal(error, driver.name), wire);
       }
       this.router.schedule_turn();
     };
@@ -269,10 +280,12 @@ export class Hub implements ReactorHandler {
    * Binds a connection to the session `claim.id`, at once or when its earlier connection is gone.
    */
   claim(conn: number, generation: number, driver: Driver, claim: Claim): void {
+    this.connects_tried++;
+    this.route?.(claim.id);
     if (!this.sessions.get(claim.id)?.connected) claim.access?.tenant.check_connections();
     const handshake = new Handshake(driver, conn, generation, claim);
-    const refusal = this.router.refusal_of_breaker();
-    if (refusal !== null) throw refusal;
+    const refusal = this.router.refusal_of_breaker() ?? this.router.overload?.refusal_of_connect();
+    if (refusal) throw refusal;
     this.#own(handshake);
   }
 
@@ -291,8 +304,7 @@ export class Hub implements ReactorHandler {
       try {
         step();
       } catch (error) {
-        const { code, message } = this.#as_refusal(error, driver.name);
-        this.#refuse(handshake, code, message);
+        this.#refuse(handshake, this.#as_refusal(error, driver.name));
       }
       this.router.schedule_turn();
     };
@@ -309,7 +321,7 @@ export class Hub implements ReactorHandler {
     if (present === undefined || !present.connected) return this.#grant(handshake);
     this.#set(conn, handshake);
     const waiting = this.#successors.get(present);
-    if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
+    if (waiting !== undefined) this.#refuse(waiting, new Refusal(codes.taken_over));
     this.#successors.set(present, handshake);
     this.close(present, codes.taken_over);
   }
@@ -328,7 +340,7 @@ export class Hub implements ReactorHandler {
       const gone = Promise.withResolvers<void>();
       this.#leaving.set(session, gone.resolve);
       const waiting = this.#successors.get(session);
-      if (waiting !== undefined) this.#refuse(waiting, codes.taken_over, codes.taken_over.meaning);
+      if (waiting !== undefined) this.#refuse(waiting, new Refusal(codes.taken_over));
       this.close(session, codes.taken_over);
       await gone.promise;
     }
@@ -362,11 +374,11 @@ export class Hub implements ReactorHandler {
     const why = code_of(code);
     if (slot instanceof Session && slot.generation === generation) this.close(slot, why);
     else if (slot instanceof Handshake && slot.generation === generation) {
-      this.#refuse(slot, why, why.meaning);
+      this.#refuse(slot, new Refusal(why));
     } else if (slot instanceof Arrival && slot.generation === generation) {
       this.#set(conn, undefined);
-      this.#refuse_first(slot.driver, conn, generation, why, why.meaning, slot.wire);
-    } else this.#refuse_first(this.drivers[listener], conn, generation, why, why.meaning);
+      this.#refuse_first(slot.driver, conn, generation, new Refusal(why), slot.wire);
+    } else this.#refuse_first(this.drivers[listener], conn, generation, new Refusal(why));
   }
 
   on_closed(conn: number, generation: number, code: number, closed: Closed): void {
@@ -593,8 +605,7 @@ export class Hub implements ReactorHandler {
     try {
       driver.on_first(conn, generation, bytes, begin, end);
     } catch (error) {
-      const refusal = this.#as_refusal(error, driver.name);
-      this.#refuse_first(driver, conn, generation, refusal.code, refusal.message);
+      this.#refuse_first(driver, conn, generation, this.#as_refusal(error, driver.name));
     }
   }
 
@@ -642,32 +653,33 @@ export class Hub implements ReactorHandler {
     return new Refusal(codes.internal);
   }
 
-  #refuse(handshake: Handshake, code: Code, detail: string): void {
+  #refuse(handshake: Handshake, refusal: Refusal): void {
     this.#set(handshake.conn, undefined);
     const { driver, conn, generation, claim } = handshake;
-    this.timeline.refused(claim.id, code, "");
+    this.timeline.refused(claim.id, refusal.code, "");
     for (const [session, successor] of this.#successors) {
       if (successor === handshake) this.#successors.delete(session);
     }
-    this.#refuse_first(driver, conn, generation, code, detail, claim.wire);
+    this.#refuse_first(driver, conn, generation, refusal, claim.wire);
   }
 
   #refuse_first(
     driver: Driver,
     conn: number,
     gen: number,
-    code: Code,
-    detail: string,
+    refusal: Refusal,
     wire?: Wire,
   ): void {
+    const { code, message: detail } = refusal;
     this.log.debug("connection refused", { protocol: driver.name, code: code.name, detail });
-    driver.refuse_first(conn, gen, code, detail, wire);
+    driver.refuse_first(conn, gen, refusal, wire);
     this.reactor.close_connection(conn, gen, code.number);
     this.router.schedule_turn();
   }
 
   #grant(handshake: Handshake): void {
     const { driver, conn, generation, claim } = handshake;
+    this.connects_granted++;
     const { session, present } = this.sessions.open(claim.id, claim.wire, driver, claim.clean);
     session.wire = claim.wire;
     session.answers = driver;

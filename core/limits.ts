@@ -118,6 +118,16 @@ export const limits = Object.freeze({
   nodes_max: 1024,
   /** First levels of topics whose messages of QoS 0 a node asks for: past this, for all. */
   relay_subscriptions_max: 1024,
+  /** Characters of one document of rules, and entries of one list in it. */
+  rules_bytes_max: 64 << 10,
+  rules_max: 64,
+  /** Messages that are passed to other nodes while the log is away, and wait for their answer. */
+  outage_queue_bytes_max: 16 << 20,
+  outage_batch_bytes_max: 4 << 20,
+  /** A node that does not answer within it has not passed a message on. */
+  outage_timeout_ms: 1000,
+  /** Messages that wait to be replaced by a newer one of the same key, while load is shed. */
+  conflated_messages_max: 1 << 16,
   /** Messages of one page of history. */
   history_messages_max: 1000,
   /** Streams of Server-Sent Events at the same time. */

@@ -50,3 +50,15 @@ export interface Cursor {
   readonly epoch: string;
   readonly offset: number;
 }
+
+/** What was done with a publish that is not stored though it might have been. */
+export interface Passed {
+  /** Subscriptions of connected devices, on all nodes that are known to have it. */
+  readonly audience: number;
+  /** Other nodes that have it. */
+  readonly nodes: number;
+  /** Names of those that may not have it. */
+  readonly missed: readonly string[];
+  /** It waits for a moment, and a newer one of its key may take its place. */
+  readonly conflated: boolean;
+}

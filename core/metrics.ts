@@ -6,12 +6,16 @@ import type { Reactor, ReactorStats } from "../ffi/reactor.ts";
 import type { AuthCounts } from "./auth.ts";
 import type { Breaker } from "./cluster/breaker.ts";
 import type { View } from "./cluster/mod.ts";
+import type { NodeOutage } from "./cluster/outage.ts";
+import type { Rules } from "./cluster/rules.ts";
 import type { Code } from "./codes.ts";
 import type { DescriptorReport, Descriptors } from "./descriptors.ts";
 import { Exposition, type Read, type Text } from "./exposition.ts";
 import { limits } from "./limits.ts";
 import type { Measures } from "./measures.ts";
+import { show_outage, show_overload, show_rules } from "./metrics_overload.ts";
 import { by_code, show_measures, show_reactor } from "./metrics_reactor.ts";
+import type { Overload } from "./overload.ts";
 import type { Router } from "./router.ts";
 import type { Sessions } from "./sessions.ts";
 import type { StatusBook } from "./status.ts";
@@ -49,6 +53,7 @@ export interface StreamCounts {
 /** What a cluster counts (core/cluster/join.ts). */
 export interface ClusterCounts {
   readonly node: {
+    readonly outage: NodeOutage;
     readonly view: View;
     counts(): Readonly<Record<"held" | "registered" | "fenced" | "adopted", number>>;
   };
@@ -124,7 +129,13 @@ export class Metrics {
     show_webhooks(this.#show, webhooks);
   }
 
+  add_overload(overload: Overload, rules: Rules): void {
+    show_overload(this.#show, overload);
+    show_rules(this.#show, rules);
+  }
+
   add_cluster({ node, relay }: ClusterCounts, router: Router): void {
+    show_outage(this.#show, node.outage);
     this.#show.gauge(
       "cluster_members",
       "Members in this node's view",

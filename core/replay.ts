@@ -24,6 +24,8 @@ import { filter_matches, is_shared } from "./topic_tree.ts";
 /** Messages handed to connections, and time spent, before everything else has a turn. */
 const slice_messages = 4096;
 const slice_ms = 4;
+/** The same while there is too much to do. */
+const held_slice_messages = 512;
 
 /** Whether a subscription, if there is one, wants stored messages as such. */
 function wants(options: number): boolean {
@@ -239,7 +241,9 @@ export class Replayer {
 
   #pump(): void {
     const until_ms = performance.now() + slice_ms;
-    let left = slice_messages;
+    const rest_ms = this.router.replay_rest_ms;
+    let left = rest_ms > 0 ? held_slice_messages : slice_messages;
+    const is_idle = this.#turn_at === this.#turn.length && this.#ready.length === 0;
     if (this.#turn_at === this.#turn.length) {
       this.#turn = this.#ready;
       this.#turn_at = 0;
@@ -249,8 +253,9 @@ export class Replayer {
       left -= this.#step(this.#turn[this.#turn_at++]);
     }
     this.router.schedule_turn();
-    this.#pumping = this.#turn_at < this.#turn.length || this.#ready.length > 0;
-    if (this.#pumping) setTimeout(() => this.#pump(), 0);
+    const has_more = this.#turn_at < this.#turn.length || this.#ready.length > 0;
+    this.#pumping = has_more || rest_ms > 0 && !is_idle;
+    if (this.#pumping) setTimeout(() => this.#pump(), rest_ms);
   }
 
   /** One step for a session; answers how many messages were handed over at once. */

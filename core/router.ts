@@ -12,7 +12,7 @@ import type { FairShare } from "./fair_share.ts";
 import { Fanout } from "./fanout.ts";
 import { limits } from "./limits.ts";
 import { elapsed_us, type Measures } from "./measures.ts";
-import type { Message, StoredMessage } from "./message.ts";
+import type { Message, Passed, StoredMessage } from "./message.ts";
 import type { PublishOrigin, Session } from "./session.ts";
 import type { Appended, Offsets, RetainedPage, Soon, Store } from "./store/mod.ts";
 import type { PublishTrace, Tracing } from "./tracing.ts";
@@ -53,7 +53,25 @@ interface Settled {
 const slice_ms = 4;
 
 /** What the store said of a segment; an offset of 0 belongs to one without stored messages. */
-type Outcome = Appended | { readonly error: unknown };
+type Outcome = Appended | { readonly error: unknown } | { readonly passed: readonly Passed[] };
+
+/** Holds publishes and connects back while there is too much to do (core/overload.ts). */
+export interface Pressure {
+  /** null = it goes on, now or a little later; "kept" = it has been answered. */
+  take(message: Message, origin: PublishOrigin, token: number, from: Session | null):
+    | Refusal
+    | "kept"
+    | null;
+  refusal_of_connect(): Refusal | null;
+}
+
+/** Hands messages to the other nodes while the log cannot be reached (core/cluster/outage.ts). */
+export interface Outage {
+  /** @param audience of it on this node */
+  pass(message: Message, audience: number): Promise<Passed>;
+  /** Of QoS 0: nobody waits for what became of it. */
+  send(message: Message): void;
+}
 
 /** Hands messages of QoS 0 to the other nodes. */
 export interface Relay {
@@ -77,6 +95,9 @@ export interface RouterStats {
   refused: Map<Code, number>;
   /** Messages of QoS 0 that streams of HTTP had no room for. */
   streams_dropped: number;
+  /** Publishes that were wanted, and those that were done. */
+  tried: number;
+  taken: number;
 }
 
 export class Router {
@@ -84,6 +105,8 @@ export class Router {
     published: [0, 0, 0],
     refused: new Map(),
     streams_dropped: 0,
+    tried: 0,
+    taken: 0,
   };
   readonly fanout: Fanout;
   /** Answers for topics that are the service's own; undefined = the filter matches none of them. */
@@ -92,6 +115,14 @@ export class Router {
   breaker: Breaker | null = null;
   /** Shares what waits for the store among tenants; null = there is one. */
   fair: FairShare | null = null;
+  /** What operators have stopped; null = nothing. */
+  denies: ((topic: string) => Refusal | null) | null = null;
+  /** Set while there is too much to do. */
+  overload: Pressure | null = null;
+  /** Set while the log cannot be reached, and other nodes may be. */
+  outage: Outage | null = null;
+  /** Replays rest so long after each slice; 0 = not at all. */
+  replay_rest_ms = 0;
   /** Other nodes; null = there are none. */
   relay: Relay | null = null;
   /** The session of an id, for No Local; set by whoever knows the sessions. */
@@ -143,6 +174,12 @@ export class Router {
       this.schedule_turn();
       return this.refuse(published, origin, token, refusal, from);
     }
+    this.stats.tried++;
+    if (this.overload !== null) {
+      const held = this.overload.take(published, origin, token, from);
+      if (held === "kept") return;
+      if (held !== null) return this.refuse(published, origin, token, held, from);
+    }
     let message = published;
     let trace: PublishTrace | null = null;
     if (this.tracing !== null) [trace, message] = this.tracing.begin(published, from !== null);
@@ -155,6 +192,7 @@ export class Router {
       this.#enqueue({ message, refusal: null, origin, token, from, came_us, trace }, once);
     } else {
       if (message.retain) this.#retain(message);
+      this.stats.taken++;
       origin.published(token, 0, this.#pass(message, from, came_us, trace), false);
     }
     this.schedule_turn();
@@ -166,7 +204,8 @@ export class Router {
       return new Refusal(codes.body_too_large, payload_detail(message));
     }
     if (!this.#has_room()) return new Refusal(codes.queue_full);
-    return this.refusal_of_breaker() ?? this.fair?.refusal_of(message) ?? null;
+    return this.refusal_of_breaker() ?? this.denies?.(message.topic) ??
+      this.fair?.refusal_of(message) ?? null;
   }
 
   /** One look at the clock for all that is published in a turn: it was at hand when that began. */
@@ -197,6 +236,12 @@ export class Router {
     this.schedule_turn();
   }
 
+  /** A message of any QoS that lies in no log, from this node or another; answers how many hear. */
+  heard(message: Message, from: Session | null = null): number {
+    this.schedule_turn();
+    return this.fanout.dispatch({ ...message, qos: 0 }, 0, from, 0);
+  }
+
   /** Sends a message of QoS 0 to whoever listens, here and elsewhere; answers how many here. */
   #pass(
     message: Message,
@@ -204,7 +249,8 @@ export class Router {
     came_us: number,
     trace: PublishTrace | null,
   ): number {
-    this.relay?.send(message, this.dispatched);
+    if (this.outage !== null) this.outage.send(message);
+    else this.relay?.send(message, this.dispatched);
     return this.#dispatch(message, 0, from, came_us, trace);
   }
 
@@ -260,8 +306,8 @@ export class Router {
   }
 
   /** Hands a QoS 0 message of the service's own to everyone who listens, on any node. */
-  announce(message: Message): void {
-    this.#pass(message, null, this.#came_us(), null);
+  announce(message: Message, from: Session | null = null): void {
+    this.#pass(message, from, this.#came_us(), null);
     this.schedule_turn();
   }
 
@@ -275,7 +321,7 @@ export class Router {
   ): void {
     const [trace] = this.tracing?.begin(message, from !== null) ?? [null];
     if (origin.appends_pending === 0) {
-      return this.#refuse(origin, token, refusal.code, refusal.message, trace);
+      return this.#refuse(origin, token, refusal, trace);
     }
     origin.appends_pending++;
     this.#enqueue({ message, refusal, origin, token, from: null, came_us: 0, trace }, null);
@@ -366,6 +412,7 @@ export class Router {
       publish.trace?.appending();
     }
     if (messages.length === 0) return { offset: 0, duplicate: false };
+    if (this.outage !== null) return this.#pass_all(publishes, this.outage);
     this.measures?.store_batch.record(messages.length);
     const failed = (error: unknown): Outcome => ({ error });
     const first = (offset: Offsets): Outcome => ({ offset, duplicate: false });
@@ -397,6 +444,27 @@ export class Router {
     return answer instanceof Promise ? answer.then(done) : done(answer);
   }
 
+  /** Hands what would be stored to whoever is connected, on any node. */
+  async #pass_all(publishes: readonly Pending[], outage: Outage): Promise<Outcome> {
+    const passed = publishes.filter(is_stored).map(({ message, from }) => {
+      // From a device, at QoS 2: it comes again, and would be heard twice.
+      if (from !== null && message.qos === 2) return nothing_passed;
+      return outage.pass(message, this.heard(message, from));
+    });
+    return { passed: await Promise.all(passed) };
+  }
+
+  #settle_passed({ message, origin, token, trace }: Pending, passed: Passed): void {
+    this.#count_refused(codes.not_stored);
+    trace?.refused(codes.not_stored);
+    if (origin.passed !== undefined) return origin.passed(token, passed);
+    const others = passed.missed.length === 0 ? "" : `, but for ${passed.missed.join(", ")}`;
+    const done = message.qos === 2
+      ? "nor passed on: it would come twice"
+      : `but passed to ${passed.audience} subscriptions${others}`;
+    origin.refused(token, codes.not_stored, `${codes.not_stored.meaning}, ${done}`, 1000);
+  }
+
   /** Answers the publishes of a segment from where it stands, until time is over. */
   #settle(
     { publishes }: Segment,
@@ -408,17 +476,22 @@ export class Router {
       settled.count = publishes.length;
       return this.#fail(publishes, outcome.error);
     }
-    const { offset, duplicate } = outcome;
+    const { offset, duplicate } = "passed" in outcome ? { offset: 0, duplicate: false } : outcome;
     while (settled.count < publishes.length) {
       if (settled.count % 32 === 31 && performance.now() >= until_ms) return;
       const pending = publishes[settled.count++];
       const { message, refusal, origin, token, trace } = pending;
       origin.appends_pending--;
       if (refusal !== null) {
-        this.#refuse(origin, token, refusal.code, refusal.message, trace);
+        this.#refuse(origin, token, refusal, trace);
         continue;
       }
       this.fair?.remove(message);
+      if ("passed" in outcome && message.qos > 0) {
+        this.#settle_passed(pending, outcome.passed[settled.stored++]);
+        continue;
+      }
+      this.stats.taken++;
       if (message.qos === 0) {
         if (message.retain) this.#retain(message);
         const audience = this.#pass(message, pending.from, pending.came_us, trace);
@@ -445,14 +518,15 @@ export class Router {
   }
 
   #fail(publishes: readonly Pending[], error: unknown): void {
-    const code = error instanceof Refusal ? error.code : codes.store_unavailable;
-    const detail = error instanceof Error ? error.message : code.meaning;
+    const why = error instanceof Refusal
+      ? error
+      : new Refusal(codes.store_unavailable, error instanceof Error ? error.message : undefined);
     for (const { message, refusal, origin, token, from, came_us, trace } of publishes) {
       origin.appends_pending--;
       if (refusal === null) this.fair?.remove(message);
       // QoS 0 goes on when the disk does not.
-      if (refusal !== null) this.#refuse(origin, token, refusal.code, refusal.message, trace);
-      else if (message.qos > 0) this.#refuse(origin, token, code, detail, trace);
+      if (refusal !== null) this.#refuse(origin, token, refusal, trace);
+      else if (message.qos > 0) this.#refuse(origin, token, why, trace);
       else origin.published(token, 0, this.#pass(message, from, came_us, trace), false);
     }
   }
@@ -460,13 +534,13 @@ export class Router {
   #refuse(
     origin: PublishOrigin,
     token: number,
-    code: Code,
-    detail: string,
+    refusal: Refusal,
     trace: PublishTrace | null,
   ): void {
+    const { code, message, retry_after_ms } = refusal;
     this.#count_refused(code);
     trace?.refused(code);
-    origin.refused(token, code, detail);
+    origin.refused(token, code, message, retry_after_ms);
   }
 
   #count_refused(code: Code): void {
@@ -482,6 +556,8 @@ export class Router {
     });
   }
 }
+
+const nothing_passed: Passed = { audience: 0, nodes: 0, missed: [], conflated: false };
 
 function is_stored({ message, refusal }: Pending): boolean {
   return message.qos > 0 && refusal === null;

@@ -7,7 +7,7 @@ import type { Inflight, PeerCertificate } from "../ffi/reactor.ts";
 import type { Access } from "./access.ts";
 import { type Code, codes, Refusal } from "./codes.ts";
 import { limits } from "./limits.ts";
-import type { Message, StoredMessage } from "./message.ts";
+import type { Message, Passed, StoredMessage } from "./message.ts";
 import type { RetainedPage } from "./store/mod.ts";
 import { filter_matches } from "./topic_tree.ts";
 
@@ -53,7 +53,10 @@ export interface PublishOrigin {
   appends_pending: number;
   /** Stored at `offset` (0 = not stored, QoS 0) and sent to `audience` connected subscriptions. */
   published(token: number, offset: number, audience: number, duplicate: boolean): void;
-  refused(token: number, code: Code, detail: string): void;
+  /** @param retry_after_ms 0 = nothing better is known than that the code is retryable */
+  refused(token: number, code: Code, detail: string, retry_after_ms: number): void;
+  /** Not stored, and not refused either; absent = it is told so with codes.not_stored or shed. */
+  passed?(token: number, passed: Passed): void;
   /**
    * Called in the turn in which the message is handed to the store: both become durable together.
    */
@@ -63,7 +66,13 @@ export interface PublishOrigin {
 /** How a protocol tells a device what became of its publishes. */
 export interface PublishAnswers {
   published(session: Session, token: number, offset: number, audience: number): void;
-  refused(session: Session, token: number, code: Code, detail: string): void;
+  refused(
+    session: Session,
+    token: number,
+    code: Code,
+    detail: string,
+    retry_after_ms: number,
+  ): void;
   /** The publish is being stored: what its exchange needs to be durable is written now. */
   appending?(session: Session, token: number): void;
 }
@@ -584,9 +593,9 @@ export class Session implements PublishOrigin {
     this.answers.published(this, token, offset, audience);
   }
 
-  refused(token: number, code: Code, detail: string): void {
+  refused(token: number, code: Code, detail: string, retry_after_ms: number): void {
     this.#append_over();
-    this.answers.refused(this, token, code, detail);
+    this.answers.refused(this, token, code, detail, retry_after_ms);
   }
 
   appending(token: number): void {

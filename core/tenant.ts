@@ -18,6 +18,14 @@ export interface TenantLimits {
   readonly bytes_per_s: number;
 }
 
+/** What operators decide while the service runs (cluster/rules.ts). */
+export interface LimitRules {
+  /** Of every tenant. */
+  readonly tenant: Partial<TenantLimits>;
+  /** Of some. */
+  readonly tenants: Readonly<Record<string, Partial<TenantLimits>>>;
+}
+
 /** What one connection may use; 0 = no bound. */
 export interface DeviceLimits {
   readonly publishes_per_s: number;
@@ -75,10 +83,24 @@ export class Tenant extends Namespace {
     forbidden: 0,
     over_quota: 0,
   };
-  readonly #rates: Rates;
+  #rates: Rates;
+  #limits: TenantLimits;
 
-  constructor(name: string, readonly limits: TenantLimits, now_ms: number) {
+  constructor(name: string, limits: TenantLimits, now_ms: number) {
     super(name);
+    this.#limits = limits;
+    this.#rates = new Rates(limits, now_ms);
+  }
+
+  get limits(): TenantLimits {
+    return this.#limits;
+  }
+
+  /** Others hold from now on; what is over them stays as it is, and nothing is added. */
+  use_limits(limits: TenantLimits, now_ms: number): void {
+    const { publishes_per_s, bytes_per_s } = this.#limits;
+    this.#limits = limits;
+    if (limits.publishes_per_s === publishes_per_s && limits.bytes_per_s === bytes_per_s) return;
     this.#rates = new Rates(limits, now_ms);
   }
 
@@ -119,6 +141,8 @@ export function is_tenant_name(text: string): boolean {
 
 export class Tenants {
   readonly #by_name = new Map<string, Tenant>();
+  /** Come before what the settings say. */
+  #rules: LimitRules = { tenant: {}, tenants: {} };
 
   constructor(
     readonly usual: TenantLimits,
@@ -134,13 +158,26 @@ export class Tenants {
     const known = this.#by_name.get(name);
     if (known !== undefined) return known;
     if (this.#by_name.size >= limits.tenants_max) this.#forget_idle();
-    const tenant = new Tenant(name, { ...this.usual, ...this.special[name] }, this.now_ms());
+    const tenant = new Tenant(name, this.#limits_of(name), this.now_ms());
     this.#by_name.set(name, tenant);
     return tenant;
   }
 
   get count(): number {
     return this.#by_name.size;
+  }
+
+  /** Limits that operators have set meanwhile. */
+  use_rules(rules: LimitRules): void {
+    this.#rules = rules;
+    for (const [name, tenant] of this.#by_name) {
+      tenant.use_limits(this.#limits_of(name), this.now_ms());
+    }
+  }
+
+  #limits_of(name: string): TenantLimits {
+    const { tenant, tenants } = this.#rules;
+    return { ...this.usual, ...tenant, ...this.special[name], ...tenants[name] };
   }
 
   all(): Iterable<Tenant> {

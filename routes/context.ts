@@ -2,6 +2,8 @@
  * What a route is given: the parts of the service that routes speak to, and the call it answers.
  */
 import type { ClusterNode } from "../core/cluster/ownership.ts";
+import type { Degradation } from "../core/cluster/degradation.ts";
+import type { Rules } from "../core/cluster/rules.ts";
 import type { Access } from "../core/access.ts";
 import type { Code } from "../core/codes.ts";
 import type { Descriptors } from "../core/descriptors.ts";
@@ -29,6 +31,8 @@ export interface Context {
   readonly cluster: ClusterNode | null;
   readonly descriptors: Descriptors;
   readonly fleet: Fleet;
+  readonly rules: Rules;
+  readonly degradation: Pick<Degradation, "step">;
   readonly router: Router;
   readonly store: Store;
   readonly metrics: Metrics;

@@ -299,7 +299,25 @@ const operate: Readonly<Record<string, Operation>> = {
         "The view",
         object({
           view: { type: "integer", minimum: 0 },
-          nodes: { type: "array", items: object({ node_id: text, draining: flag }) },
+          nodes: { type: "array", items: ref("Node") },
+        }),
+      ),
+    },
+    errors: ["forbidden"],
+  },
+  "GET /v1/rules": {
+    id: "rules",
+    tag: "Operate",
+    summary: "Rules that are in force on this node; they are set with `longwire rules`",
+    parameters: [],
+    answers: {
+      "200": json(
+        "Each document",
+        object({
+          limits: ref("Rule"),
+          routing: ref("Rule"),
+          breaker: ref("Rule"),
+          degradation: ref("Rule"),
         }),
       ),
     },

@@ -20,6 +20,7 @@ import { type Code, codes, Refusal } from "../core/codes.ts";
 import { Follower, type Sink } from "../core/follower.ts";
 import { limits } from "../core/limits.ts";
 import type { Message } from "../core/message.ts";
+import type { Passed } from "../core/message.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import type { Call, Context } from "./context.ts";
 import { parse_cursor } from "./cursor.ts";
@@ -133,8 +134,14 @@ class JsonSocket implements PublishOrigin {
     this.say({ type: "published", id: this.#take(token), ...place });
   }
 
-  refused(token: number, code: Code, detail: string): void {
-    this.#refuse(this.#take(token), new Refusal(code, detail));
+  passed(token: number, passed: Passed): void {
+    const { epoch } = this.context.store;
+    const place = { message: null, epoch, offset: 0, stored: false, ...passed };
+    this.say({ type: "published", id: this.#take(token), ...place });
+  }
+
+  refused(token: number, code: Code, detail: string, retry_after_ms: number): void {
+    this.#refuse(this.#take(token), new Refusal(code, detail, retry_after_ms));
   }
 
   #take(token: number): Id {

@@ -15,6 +15,7 @@ import { drain_node, nodes } from "./nodes.ts";
 import { openapi_json } from "./openapi.ts";
 import { push } from "./push.ts";
 import { count_refusal, refuse, refuse_error } from "./problem.ts";
+import { rules } from "./rules.ts";
 import { publish_raw } from "./publish.ts";
 import { publish_many } from "./publish_batch.ts";
 
@@ -64,6 +65,7 @@ export const routes: readonly Route[] = [
     permission: "public",
     handler: (_call, { version }) => openapi_json(routes, version),
   },
+  { method: "GET", path: "/v1/rules", permission: "operate", handler: rules },
   { method: "GET", path: "/v1/nodes", permission: "operate", handler: nodes },
   { method: "POST", path: "/v1/nodes/{id}/drain", permission: "operate", handler: drain_node },
   { method: "GET", path: "/v1/fds", permission: "operate", handler: descriptors },

@@ -11,6 +11,8 @@ export function healthz(): Response {
 /** GET /readyz: devices may be sent here, and what is published is kept. */
 export function readyz(_call: Call, context: Context): Response {
   if (context.is_stopping()) return refuse(codes.shutting_down);
+  // Without the log, a node still hands on what it is given: none is better than another.
+  if (context.degradation.step === 3) return Response.json({ status: "detached" });
   const { failing } = context.store.stats();
   if (failing !== "") return refuse(codes[failing], codes[failing].meaning);
   return Response.json({ status: "ready" });

@@ -1,5 +1,6 @@
 /** How a publish of HTTP is answered: the JSON of one message, and of many in their order. */
-import { type Code, Refusal } from "../core/codes.ts";
+import { type Code, codes, Refusal } from "../core/codes.ts";
+import type { Passed } from "../core/message.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import { problem } from "./problem.ts";
 
@@ -17,6 +18,12 @@ function published_json(
   const id = offset === 0 ? "null" : `"${epoch}:${offset}"`;
   const end = duplicate && offset > 0 ? ',"duplicate":true}' : "}";
   return `{"id":${id},"epoch":"${epoch}","offset":${offset},"audience":${audience}${end}`;
+}
+
+/** Of what is not stored: what was done, what was not, and why. */
+export function passed_json(epoch: string, passed: Passed): string {
+  const { name: code, meaning: detail } = passed.conflated ? codes.shed : codes.not_stored;
+  return JSON.stringify({ id: null, epoch, offset: 0, stored: false, ...passed, code, detail });
 }
 
 export const json_headers = { headers: { "content-type": "application/json" } };
@@ -40,8 +47,12 @@ export class One implements PublishOrigin {
     this.#resolve(new Response(json, json_headers));
   }
 
-  refused(_token: number, code: Code, detail: string): void {
-    this.#reject(new Refusal(code, detail));
+  passed(_token: number, passed: Passed): void {
+    this.#resolve(new Response(passed_json(this.epoch, passed), { ...json_headers, status: 202 }));
+  }
+
+  refused(_token: number, code: Code, detail: string, retry_after_ms: number): void {
+    this.#reject(new Refusal(code, detail, retry_after_ms));
   }
 }
 
@@ -62,6 +73,10 @@ export class Batch implements PublishOrigin {
 
   published(token: number, offset: number, audience: number, duplicate: boolean): void {
     this.#set(token, published_json(this.epoch, offset, audience, duplicate));
+  }
+
+  passed(token: number, passed: Passed): void {
+    this.#set(token, passed_json(this.epoch, passed));
   }
 
   refused(token: number, code: Code, detail: string): void {

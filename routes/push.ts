@@ -3,11 +3,13 @@ import { type Code, codes, Refusal } from "../core/codes.ts";
 import { limits } from "../core/limits.ts";
 import { device_id_problem } from "../core/namespace.ts";
 import { inbox_topic } from "../core/receipts.ts";
+import type { Passed } from "../core/message.ts";
 import type { PublishOrigin } from "../core/session.ts";
 import { topic_problem } from "../core/topic_tree.ts";
 import { traceparent_name } from "../core/traceparent.ts";
 import { parse_duration_ms, read_body } from "./body.ts";
 import type { Call, Context, Query } from "./context.ts";
+import { json_headers, passed_json } from "./published.ts";
 import { admit, content_type_of, message_of, once_of, parse_qos } from "./publish.ts";
 
 const timeout_default_ms = 5000;
@@ -15,9 +17,9 @@ const timeout_default_ms = 5000;
 /** The publish of a push. */
 class Push implements PublishOrigin {
   appends_pending = 0;
-  readonly #done = Promise.withResolvers<{ offset: number; audience: number }>();
+  readonly #done = Promise.withResolvers<{ offset: number; audience: number } | Passed>();
 
-  get done(): Promise<{ offset: number; audience: number }> {
+  get done(): Promise<{ offset: number; audience: number } | Passed> {
     return this.#done.promise;
   }
 
@@ -25,8 +27,12 @@ class Push implements PublishOrigin {
     this.#done.resolve({ offset, audience });
   }
 
-  refused(_token: number, code: Code, detail: string): void {
-    this.#done.reject(new Refusal(code, detail));
+  passed(_token: number, passed: Passed): void {
+    this.#done.resolve(passed);
+  }
+
+  refused(_token: number, code: Code, detail: string, retry_after_ms: number): void {
+    this.#done.reject(new Refusal(code, detail, retry_after_ms));
   }
 }
 
@@ -70,7 +76,11 @@ export async function push(call: Call, context: Context): Promise<Response> {
   const options = { qos, retain: false, ttl_ms, key: "", content_type, now_ms, traceparent };
   const push = new Push();
   context.router.publish(message_of(inner, payload, options), push, 0, null, once_of(call));
-  const { offset, audience } = await push.done;
+  const done = await push.done;
+  if (!("offset" in done)) { // nothing acknowledges what is not stored
+    return new Response(passed_json(store.epoch, done), { ...json_headers, status: 202 });
+  }
+  const { offset, audience } = done;
   const id_in_log = `${store.epoch}:${offset}`;
   if (session !== undefined) {
     try {

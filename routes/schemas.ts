@@ -103,6 +103,43 @@ export const schemas: Readonly<Record<string, Schema>> = {
       }),
     },
   }),
+  Passed: {
+    ...object({
+      id: { type: "null" },
+      epoch: text,
+      offset,
+      stored: flag,
+      audience: { type: "integer", minimum: 0 },
+      nodes: { type: "integer", minimum: 0 },
+      missed: { type: "array", items: text },
+      conflated: flag,
+      code: text,
+      detail: text,
+    }),
+    description:
+      "Not stored, because the log cannot be reached (`not_stored`), or because a newer message " +
+      "of its key may take its place (`shed`, QoS 0). `audience` counts the subscriptions of " +
+      "connected devices that have it, `nodes` the other nodes, `missed` names those that may not.",
+  },
+  Node: object({
+    node_id: text,
+    version: text,
+    zone: text,
+    peer: text,
+    mqtt: text,
+    device: text,
+    connections: { type: "integer", minimum: 0 },
+    sessions: { type: "integer", minimum: 0 },
+    draining: flag,
+    load_percent: { type: "integer", minimum: 0 },
+    degradation: { enum: ["normal", "throttling", "shedding", "detached"] },
+    breaker: { enum: ["", "closed", "open", "half_open"] },
+  }),
+  Rule: object({
+    revision: { type: "integer", minimum: 0 },
+    in_force: { type: "object" },
+    refused: object({ revision: { type: "integer", minimum: 0 }, problem: text }),
+  }, ["refused"]),
   Receipt: {
     ...object({
       id: text,

@@ -51,6 +51,7 @@ const defaults: Config = {
   etcd: [],
   nats: [],
   prometheus: "",
+  rules: "",
   advertise: "",
   peer: { host: "127.0.0.1", port: 7100 },
   peer_cert: "",

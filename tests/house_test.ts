@@ -220,7 +220,8 @@ const is_concrete = (path: string) =>
 const knows_sessions = (path: string) => /^core\/(sessions?|hub)\.ts$/.test(path);
 /** Pure by rule: no I/O, no clock, nor in anything that they import. */
 const is_pure = (path: string) =>
-  /^core\/(protocol\/.*|topic_tree\.ts|cluster\/breaker\.ts)$/.test(path);
+  /^core\/(protocol\/.*|topic_tree\.ts|cluster\/(breaker|degradation|admission|fields|rules)\.ts)$/
+    .test(path);
 
 /** The first folder, or the file itself at the root. */
 function room_of(path: string): string {

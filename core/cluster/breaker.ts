@@ -3,6 +3,8 @@
  * devices are refused at once, and some of them are let through when it seems to be back. Pure:
  * observations and the clock are handed in.
  */
+import { limits } from "../limits.ts";
+import { FieldProblem, Fields } from "./fields.ts";
 
 export type BreakerState = "closed" | "open" | "half_open";
 
@@ -62,25 +64,31 @@ export function combine(observations: readonly Observation[]): Observation {
   return observations.includes("good") ? "good" : "unknown";
 }
 
-/** Settings from outside, or why they are none: every member is there and makes sense. */
-export function parse_breaker(value: unknown): BreakerSettings | string {
-  if (typeof value !== "object" || value === null) return "it must be an object";
-  const { rules, open_ms, half_open_ms, probes_per_s } = { ...breaker_default, ...value };
-  for (const [name, number] of Object.entries({ open_ms, half_open_ms, probes_per_s })) {
-    if (!Number.isFinite(number) || number < 0 || number > 3_600_000) {
-      return `${name} must be a number from 0 to 3600000`;
-    }
-  }
-  if (!Array.isArray(rules) || rules.length > 32) return "rules must be a list of at most 32";
-  const parsed: BreakerRule[] = [];
-  for (const { name, query, below = null, above = null } of rules as Partial<BreakerRule>[]) {
-    const has_bound = [below, above].some((bound) => typeof bound === "number");
-    const is_rule = typeof name === "string" && typeof query === "string" && query !== "" &&
-      has_bound && [below, above].every((bound) => bound === null || Number.isFinite(bound));
-    if (!is_rule) return "a rule has name, query and at least one of below and above";
-    parsed.push({ name, query, below, above });
-  }
-  return { rules: parsed, open_ms, half_open_ms, probes_per_s };
+const time_ms_max = 3_600_000;
+
+function read_rule(value: unknown, path: string): BreakerRule {
+  const fields = new Fields(value, path);
+  const is_text = (text: string) => text !== "" && text.length <= 4096;
+  const rule = {
+    name: fields.text("name", "", "1 to 4096 characters", is_text),
+    query: fields.text("query", "", "1 to 4096 characters of PromQL", is_text),
+    below: fields.maybe_number("below"),
+    above: fields.maybe_number("above"),
+  };
+  fields.end();
+  if (rule.below !== null || rule.above !== null) return rule;
+  throw new FieldProblem(`${path} must have below or above`);
+}
+
+/** Throws FieldProblem. */
+export function read_breaker(fields: Fields): BreakerSettings {
+  const usual = breaker_default;
+  return {
+    rules: fields.list("rules", limits.rules_max, usual.rules, read_rule),
+    open_ms: fields.number("open_ms", usual.open_ms, 0, time_ms_max),
+    half_open_ms: fields.number("half_open_ms", usual.half_open_ms, 0, time_ms_max),
+    probes_per_s: fields.number("probes_per_s", usual.probes_per_s, 0, 1_000_000),
+  };
 }
 
 export class Breaker {

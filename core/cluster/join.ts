@@ -5,6 +5,7 @@
 import type { NatsConnection } from "@nats-io/transport-node";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
+import type { Message } from "../message.ts";
 import type { Relay } from "../router.ts";
 import { connect_nats, names_of } from "../store/nats.ts";
 import type { Store } from "../store/mod.ts";
@@ -17,7 +18,7 @@ import { type Listeners, NatsRelay } from "./relay.ts";
 const cluster_name = "longwire";
 
 /** What of the node takes part. */
-export interface NodeParts extends Pick<NodeOptions, "describe" | "on_drain"> {
+export interface NodeParts extends Pick<NodeOptions, "describe" | "on_drain" | "rules"> {
   readonly router: Listeners & { relay: Relay | null };
   readonly hub: SessionHolder & { ownership: Ownership | null; readonly sessions: Rows };
   /** Its resume secrets hold on all nodes. */
@@ -46,17 +47,12 @@ export async function begin_to_join(
   const nats = await connect_nats(config.nats, `longwire ${config.node_id}`);
   const store = await open_store(nats);
   log.info("log is open", { epoch: store.epoch, stored: store.shared?.description ?? "" });
-  const join = async ({ router, hub, longwire, describe, on_drain }: NodeParts) => {
+  const join = async ({ router, hub, longwire, ...own }: NodeParts) => {
     const relay = new NatsRelay(nats, names_of(cluster_name).passing_prefix, router);
     router.relay = relay;
-    const node = await ClusterNode.open({
-      config,
-      log,
-      holder: hub,
-      rows: hub.sessions,
-      describe,
-      on_drain,
-    });
+    const heard = (message: Message) => router.heard(message);
+    const parts = { config, log, holder: hub, rows: hub.sessions, heard };
+    const node = await ClusterNode.open({ ...parts, ...own });
     hub.ownership = node.ownership;
     longwire.secret_key = node.secret;
     log.info("this node is a member", {

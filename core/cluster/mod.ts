@@ -21,6 +21,12 @@ export interface Member {
   readonly sessions: number;
   /** It takes no devices any more. */
   readonly draining: boolean;
+  /** How much it has to do; 100 = it is about to hold publishers back. */
+  readonly load_percent: number;
+  /** How far it holds back, one of step_names (degradation.ts). */
+  readonly degradation: string;
+  /** State of its breaker; "" = it has none. */
+  readonly breaker: string;
 }
 
 export interface View {

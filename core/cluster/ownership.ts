@@ -5,16 +5,21 @@ import { format_address } from "../address.ts";
 import type { Config } from "../config.ts";
 import type { FleetPeers, FleetQuestion } from "../fleet.ts";
 import type { Log } from "../log.ts";
+import type { Message } from "../message.ts";
+import { by_zones } from "../routing.ts";
 import { sleep, system_clock } from "./clock.ts";
 import { etcd_client, EtcdDirectory } from "./etcd.ts";
+import { RulesWatch } from "./etcd_rules.ts";
 import { Status } from "./health.ts";
 import { Holdings } from "./holdings.ts";
+import { hear_batch, NodeOutage } from "./outage.ts";
 import { Membership } from "./membership.ts";
 import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
 import { Orphans, type Rows } from "./orphans.ts";
 import { type Handlers, Peers, PeerServer } from "./peer.ts";
 import type { PeerTls } from "./peer_tls.ts";
 import { Registry } from "./registry.ts";
+import type { Rules } from "./rules.ts";
 
 export interface NodeOptions {
   readonly config: Config;
@@ -22,9 +27,12 @@ export interface NodeOptions {
   readonly holder: SessionHolder;
   /** Sessions in the store, of nodes that died among them. */
   readonly rows: Rows;
+  readonly rules: Rules;
   /** What changes of what the node says of itself. */
   readonly describe: () => Omit<Member, "node_id" | "run" | "zone" | "peer">;
   readonly on_drain: () => void;
+  /** A message that another node could not store; answers how many hear it here. */
+  readonly heard: (message: Message) => number;
 }
 
 /** How often a node says how much it holds, if it is not the same. */
@@ -37,6 +45,8 @@ export class ClusterNode implements FleetPeers {
   on_asked: (question: FleetQuestion) => Promise<unknown> = () => {
     return Promise.reject(new Error("this node is starting"));
   };
+  /** How messages go to the other nodes while the log is away. */
+  readonly outage: NodeOutage;
   readonly #holdings: Holdings;
   readonly #registry: Registry;
   readonly #orphans: Orphans;
@@ -46,6 +56,7 @@ export class ClusterNode implements FleetPeers {
   #peer = "";
   #said = "";
   #timer: ReturnType<typeof setInterval> | undefined;
+  #rules_watch: RulesWatch | undefined;
 
   private constructor(
     readonly options: NodeOptions,
@@ -68,6 +79,7 @@ export class ClusterNode implements FleetPeers {
       dead: (member) => this.#on_dead(member),
       silent: (member) => void membership.suspect(member).catch(() => {}),
     });
+    this.outage = new NodeOutage(this.#peers);
     this.#registry = new Registry(node_id, this.#peers.ask_owner, Date.now() * 1000);
     this.#holdings = new Holdings(this.#peers, holder, membership, system_clock);
     const { rows } = options;
@@ -83,6 +95,9 @@ export class ClusterNode implements FleetPeers {
     const tls = await tls_of(config);
     const secret = await patiently(options, () => shared_secret(etcd));
     const node = new ClusterNode(options, etcd, secret, tls);
+    node.#rules_watch = await patiently(options, () => {
+      return RulesWatch.open(etcd, options.rules, options.log);
+    });
     const port = await node.#server.listen(config.peer, tls);
     node.#peer = format_address({ ...config.peer, port });
     await patiently(options, () => node.#membership.join());
@@ -94,11 +109,14 @@ export class ClusterNode implements FleetPeers {
     return this.#membership.view;
   }
 
-  /** Where other nodes take devices, the emptiest first. */
+  /** Where other nodes take devices: those of its zone first, if rules say so, and the emptiest. */
   places(): readonly Member[] {
-    return [...this.view.members.values()]
-      .filter(({ node_id, draining }) => node_id !== this.options.config.node_id && !draining)
-      .sort((a, b) => a.connections - b.connections);
+    const { config: { node_id, zone }, rules } = this.options;
+    const others = [...this.view.members.values()].filter((member) => {
+      return member.node_id !== node_id && !member.draining;
+    });
+    const is_near = rules.get("routing").in_force.drain_to === "same_zone" && zone !== "";
+    return by_zones(others, is_near ? [zone] : []);
   }
 
   /**
@@ -131,6 +149,7 @@ export class ClusterNode implements FleetPeers {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     this.#orphans.close();
+    this.#rules_watch?.close();
     await this.#membership.leave();
     this.#peers.close();
     this.#server.close();
@@ -168,6 +187,7 @@ export class ClusterNode implements FleetPeers {
         await this.#update();
         return {};
       },
+      Deliver: (batch) => ({ audiences: hear_batch(batch, this.options.heard) }),
     };
   }
 
@@ -184,7 +204,7 @@ export function session_handlers(
   membership: Pick<Membership, "may_act">,
   registry: () => Registry,
   holdings: () => Holdings,
-): Omit<Handlers, "Drain" | "Fleet"> {
+): Omit<Handlers, "Drain" | "Fleet" | "Deliver"> {
   return {
     Claim: async ({ claims, ...speaker }) => {
       if (!membership.may_act()) throw new Error("this node is no member");

@@ -35,6 +35,8 @@ interface Messages {
   Drain: [unknown, unknown];
   /** What the node knows of devices (core/fleet.ts). */
   Fleet: [FleetQuestion, { answer: unknown }];
+  /** Messages that cannot be stored, as hear_batch() of outage.ts has them. */
+  Deliver: [Uint8Array, { audiences: readonly number[] }];
 }
 
 type Method = keyof Messages;
@@ -44,9 +46,26 @@ export type Handlers = {
   readonly [M in Method]: (request: Messages[M][0]) => Messages[M][1] | Promise<Messages[M][1]>;
 };
 
-const methods: readonly Method[] = ["Claim", "Announce", "Release", "HandOver", "Drain", "Fleet"];
+const methods: readonly Method[] = [
+  "Claim",
+  "Announce",
+  "Release",
+  "HandOver",
+  "Drain",
+  "Fleet",
+  "Deliver",
+];
 const to_bytes = (value: unknown): Buffer => Buffer.from(JSON.stringify(value ?? {}));
 const from_bytes = (bytes: Uint8Array): unknown => JSON.parse(new TextDecoder().decode(bytes));
+
+/** What is asked is JSON, but for messages. */
+function request_codec(method: Method) {
+  if (method !== "Deliver") return { to: to_bytes, from: from_bytes };
+  return {
+    to: (value: unknown) => Buffer.from(value as Uint8Array),
+    from: (bytes: Buffer) => bytes,
+  };
+}
 
 function path_of(method: Method): string {
   return `/longwire.cluster.v1.Sessions/${method}`;
@@ -56,8 +75,8 @@ const definition = Object.fromEntries(methods.map((method) => [method, {
   path: path_of(method),
   requestStream: false,
   responseStream: false,
-  requestSerialize: to_bytes,
-  requestDeserialize: from_bytes,
+  requestSerialize: request_codec(method).to,
+  requestDeserialize: request_codec(method).from,
   responseSerialize: to_bytes,
   responseDeserialize: from_bytes,
 }])) as unknown as grpc.ServiceDefinition;
@@ -149,7 +168,7 @@ class Peer {
       const options = { deadline: Date.now() + timeout_ms };
       const call = this.#client.makeUnaryRequest(
         path_of(method),
-        to_bytes,
+        request_codec(method).to,
         from_bytes,
         request,
         new grpc.Metadata(),
@@ -268,6 +287,14 @@ export class Peers implements Registrars {
   readonly ask_owner: AskOwner = async (node_id, request) => {
     return (await this.#call(node_id, "HandOver", request, call_timeout_ms)).answer;
   };
+
+  others(): readonly string[] {
+    return [...this.#peers.keys()];
+  }
+
+  async deliver(node_id: string, batch: Uint8Array): Promise<readonly number[]> {
+    return (await this.#call(node_id, "Deliver", batch, limits.outage_timeout_ms)).audiences;
+  }
 
   async drain(node_id: string): Promise<void> {
     await this.#call(node_id, "Drain", {}, call_timeout_ms);

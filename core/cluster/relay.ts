@@ -6,13 +6,7 @@
 import type { Msg, NatsConnection, Subscription } from "@nats-io/transport-node";
 import { limits } from "../limits.ts";
 import type { Message } from "../message.ts";
-import {
-  ByteReader,
-  ByteWriter,
-  read_message_row,
-  read_stored,
-  write_message,
-} from "../store/codec.ts";
+import { ByteReader, ByteWriter, read_message, write_message } from "../store/codec.ts";
 import { subject_of, token_of } from "../store/subjects.ts";
 
 /** First byte of a record: its form. */
@@ -26,6 +20,8 @@ const level_units_max = 128;
 /** What this end needs of the router. */
 export interface Listeners {
   passed(message: Message, after: number): void;
+  /** One that another node could not store; answers how many hear it here. */
+  heard(message: Message): number;
   readonly fanout: { on_interest: (filter: string, is_heard: boolean) => void };
 }
 
@@ -116,10 +112,7 @@ export class NatsRelay {
       }
     }
     const after = source.f64();
-    const start = source.at;
-    const { topic } = read_message_row(source);
-    source.at = start;
-    const { offset: _, ...message } = read_stored(source, 0, topic);
+    const message = read_message(source);
     this.received++;
     this.listeners.passed({ ...message, payload: message.payload.slice() }, after);
   }

@@ -262,6 +262,15 @@ export function read_stored(source: ByteReader, offset: number, topic: string): 
   return properties === "" ? message : { ...message, properties: properties_of(properties) };
 }
 
+/** What write_message() has written. The payload is a view of the source. */
+export function read_message(source: ByteReader): Message {
+  const start = source.at;
+  const { topic } = read_message_row(source);
+  source.at = start;
+  const { offset: _, ...message } = read_stored(source, 0, topic);
+  return message;
+}
+
 /** A row as write_stored_row left it. The payload is a view of the page. */
 export function read_stored_row(source: ByteReader): StoredMessage {
   const offset = source.f64();

@@ -51,6 +51,8 @@ export interface JetStreamOptions extends StreamOptions {
 /** First byte of a record: its form. */
 const form = 1;
 const tick_ms = 250;
+/** How often the stream is looked at, and how long that may take. */
+const look_ms = 1000;
 const open_timeout_ms = 30_000;
 const batch_messages = 1024;
 
@@ -459,6 +461,8 @@ export class JetStreamStore implements Store, SharedLog {
       commits: this.#appended,
       commits_failed: this.#commits_failed,
       queue_bytes: this.#publisher.queue_bytes,
+      lag_messages: Math.max(0, this.#stream_end - this.head),
+      silent_ms: this.#publisher.silent_ms,
       reads_hit: this.#reads_hit,
       reads_missed: this.#reads_missed,
       trimmed: this.#first - 1 - this.#expired,
@@ -489,8 +493,10 @@ export class JetStreamStore implements Store, SharedLog {
       if (type === "disconnect") {
         this.#failing = "store_unavailable";
         this.#publisher.fail_all("The connection to NATS was lost");
+        this.#publisher.asked();
       }
       if (type !== "reconnect") continue;
+      this.#asked_ms = 0;
       this.#log.restart();
       this.#retained_log.restart();
     }
@@ -499,7 +505,8 @@ export class JetStreamStore implements Store, SharedLog {
   #tick(): void {
     const now_ms = Date.now();
     this.#retained.tick(now_ms);
-    if (this.#asking || now_ms - this.#asked_ms < 1000) return;
+    const rest_ms = this.#publisher.silent_ms > 0 ? 0 : look_ms;
+    if (this.#asking || now_ms - this.#asked_ms < rest_ms) return;
     this.#asked_ms = now_ms;
     this.#asking = true;
     this.#look_at_stream(now_ms).then(() => {
@@ -512,7 +519,13 @@ export class JetStreamStore implements Store, SharedLog {
   /** Learns where the log begins by now, and takes away what has expired at its beginning. */
   async #look_at_stream(now_ms: number): Promise<void> {
     const { manager } = this.streams;
-    const { state } = await manager.streams.info(this.#names.log);
+    this.#publisher.asked();
+    const { promise: too_late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(new Error("No answer in time")), look_ms);
+    const info = manager.streams.info(this.#names.log);
+    const { state } = await Promise.race([info, too_late]).finally(() => clearTimeout(timer));
+    this.#publisher.answered();
+    this.#stream_end = Math.max(this.#stream_end, state.last_seq);
     this.#first = Math.max(1, state.first_seq);
     this.#window.trim_before(this.#first);
     let last = this.#first - 1;

@@ -43,6 +43,8 @@ export class JetStreamPublisher {
   /** By number, which is by age. */
   readonly #waiting = new Map<number, Waiting>();
   #next = 1;
+  /** performance.now() of the first question since JetStream last answered; 0 = it has. */
+  #asked_ms = 0;
   readonly #timer: ReturnType<typeof setInterval>;
 
   constructor(readonly nats: NatsConnection, readonly ack_timeout_ms: number) {
@@ -56,7 +58,9 @@ export class JetStreamPublisher {
   publish(subject: string, payload: Uint8Array, how: PublishHow = {}): Promise<Ack> {
     return new Promise((resolve, reject) => {
       const number = this.#next++;
-      const ends_ms = performance.now() + this.ack_timeout_ms;
+      const now_ms = performance.now();
+      const ends_ms = now_ms + this.ack_timeout_ms;
+      if (this.#asked_ms === 0) this.#asked_ms = now_ms;
       this.#waiting.set(number, { resolve, reject, bytes: payload.length, ends_ms });
       this.queue_bytes += payload.length;
       const { id, after_seq } = how;
@@ -76,6 +80,20 @@ export class JetStreamPublisher {
         this.#take(number)?.reject(unavailable((error as Error).message));
       }
     });
+  }
+
+  /** How long JetStream has not answered though it was asked; 0 = it answers. */
+  get silent_ms(): number {
+    return this.#asked_ms === 0 ? 0 : performance.now() - this.#asked_ms;
+  }
+
+  /** It was asked something else. */
+  asked(): void {
+    if (this.#asked_ms === 0) this.#asked_ms = performance.now();
+  }
+
+  answered(): void {
+    this.#asked_ms = 0;
   }
 
   /** Everything that was sent may be lost: the connection was. */
@@ -115,7 +133,12 @@ export class JetStreamPublisher {
       waiting.reject(
         err_code === wrong_last_sequence ? new Conflict(description) : unavailable(description),
       );
-    } else waiting.resolve({ seq: answer.seq!, duplicate: answer.duplicate === true });
+    } else this.#stored(waiting, answer);
+  }
+
+  #stored({ resolve }: Waiting, { seq, duplicate }: Partial<Ack>): void {
+    this.#asked_ms = 0;
+    resolve({ seq: seq!, duplicate: duplicate === true });
   }
 
   #expire(now_ms: number): void {

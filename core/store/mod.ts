@@ -131,6 +131,10 @@ export interface StoreStats {
   readonly commits_failed: number;
   /** Bytes handed over and not yet answered. */
   readonly queue_bytes: number;
+  /** Of a log that other nodes append to: messages that this node has not come to. */
+  readonly lag_messages?: number;
+  /** How long it has been silent though it was asked; 0 = it answers. */
+  readonly silent_ms?: number;
   /** Reads answered from memory, or by the same read under way; pages read from the database. */
   readonly reads_hit: number;
   readonly reads_missed: number;

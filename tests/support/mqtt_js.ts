@@ -45,6 +45,27 @@ export class MqttJs {
     return Object.assign(device, { session_present });
   }
 
+  /** Connects in vain; answers what CONNACK says. */
+  static async refused(
+    { host, port }: Address,
+    options: IClientOptions = {},
+  ): Promise<{ readonly reason_code: number; readonly server: string }> {
+    const fixed = { host, port, protocol: "mqtt", protocolVersion: 5, reconnectPeriod: 0 } as const;
+    const client = mqtt.connect({ ...fixed, ...options });
+    client.on("error", () => {}); // it says less than the packet
+    const { promise, resolve } = Promise.withResolvers<{ reason_code: number; server: string }>();
+    client.on("packetreceive", (packet) => {
+      if (packet.cmd !== "connack") return;
+      const { reasonCode = 0, properties } = packet;
+      resolve({ reason_code: reasonCode, server: properties?.serverReference ?? "" });
+    });
+    try {
+      return await within(promise, "CONNACK for MQTT.js");
+    } finally {
+      await client.endAsync(true);
+    }
+  }
+
   /** Answers the granted QoS or the reason code. */
   async subscribe(filter: string, qos: 0 | 1 | 2 = 0): Promise<number> {
     const granted = await within(this.client.subscribeAsync(filter, { qos }), "SUBACK");

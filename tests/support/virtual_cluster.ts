@@ -187,6 +187,7 @@ export class SimNode {
     const self = (): Omit<Member, "run"> => ({
       ...{ node_id, version: "", zone: "", peer: "", mqtt: "", device: "" },
       ...{ connections: 0, sessions: 0, draining: false },
+      ...{ load_percent: 0, degradation: "normal", breaker: "" },
     });
     const events = {
       on_view: (view: View) => {
