@@ -8,7 +8,7 @@ import { type Exemplar, latency_bucket, LatencyHistogram, SizeHistogram } from "
 /** Stored messages whose acknowledgement by a Longwire device is still measured; power of two. */
 const stamps_count = 1 << 16;
 /** How often the event loop is looked at. */
-const loop_interval_ms = 20;
+const loop_interval_ms = 100;
 /** Times that a machine was asleep are no delays of the loop. */
 const loop_delay_ms_max = 60_000;
 

@@ -10,7 +10,7 @@ import type { NodeOutage } from "./cluster/outage.ts";
 import type { Rules } from "./cluster/rules.ts";
 import type { Code } from "./codes.ts";
 import type { DescriptorReport, Descriptors } from "./descriptors.ts";
-import { Exposition, type Read, type Text } from "./exposition.ts";
+import { Exposition, type Labels, type Text } from "./exposition.ts";
 import { limits } from "./limits.ts";
 import type { Measures } from "./measures.ts";
 import { show_outage, show_overload, show_rules } from "./metrics_overload.ts";
@@ -42,6 +42,19 @@ export interface MetricsParts {
   readonly measures: Measures | null;
   /** Sessions that are brought to the head of the log, and how far the last of them is from it. */
   readonly replays: { readonly count: number; lag(): number };
+}
+
+/** Values by tenant; those over the bound share a label that no tenant can have. */
+export function by_tenant(
+  tenants: Tenants,
+  read: (usage: Readonly<Usage>) => number,
+): [Labels, number][] {
+  const values = new Map<string, number>();
+  for (const { name, usage } of tenants.all()) {
+    const label = values.size < limits.tenant_labels_max ? name : "(others)";
+    values.set(label, (values.get(label) ?? 0) + read(usage));
+  }
+  return [...values].map(([tenant, value]) => [{ tenant }, value]);
 }
 
 /** Streams of HTTP that are open, and messages of QoS 0 that they could not take. */
@@ -240,22 +253,13 @@ export class Metrics {
     );
   }
 
-  /** Tenants over the bound share a label that no tenant can have. */
   #tenants(tenants: Tenants, counts: Readonly<AuthCounts>): void {
-    const by_tenant = (read: (usage: Readonly<Usage>) => number): Read => () => {
-      const values = new Map<string, number>();
-      for (const { name, usage } of tenants.all()) {
-        const label = values.size < limits.tenant_labels_max ? name : "(others)";
-        values.set(label, (values.get(label) ?? 0) + read(usage));
-      }
-      return [...values].map(([tenant, value]) => [{ tenant }, value]);
-    };
     const gauges = [
       ["tenant_connections", "Devices and streams, by tenant", "connections"],
       ["tenant_subscriptions", "Subscriptions of connected devices, by tenant", "subscriptions"],
     ] as const;
     for (const [name, help, field] of gauges) {
-      this.#show.gauge(name, help, by_tenant((usage) => usage[field]));
+      this.#show.gauge(name, help, () => by_tenant(tenants, (usage) => usage[field]));
     }
     const counters = [
       ["tenant_messages_published", "Publishes let pass, by tenant", "published"],
@@ -264,7 +268,7 @@ export class Metrics {
       ["tenant_over_quota", "What limits did not allow, by tenant", "over_quota"],
     ] as const;
     for (const [name, help, field] of counters) {
-      this.#show.counter(name, help, by_tenant((usage) => usage[field]));
+      this.#show.counter(name, help, () => by_tenant(tenants, (usage) => usage[field]));
     }
     this.#show.counter(
       "tokens",

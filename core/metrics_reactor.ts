@@ -121,7 +121,7 @@ export function show_measures(
   );
   show.histogram(
     "event_loop_delay_seconds",
-    "How late a timer of the event loop was, looked at every 20 ms",
+    "How late a timer of the event loop was, looked at every 100 ms",
     () => measures.loop_delay.snapshot,
   );
   show.histogram(

@@ -300,23 +300,6 @@ static void time_message(struct connection *c, const struct lw_command_publish *
   if (w->timing.stamp == p->stamp) w->timed_id = newest->packet_id;
 }
 
-/* Publishes to one receiver, and times that: where it is followed, or the one of its audience. */
-static void publish_timed(struct io_thread *t, struct connection *c, const struct publish_record *r,
-                          uint32_t audience, uint32_t *follow, int is_chosen) {
-  const struct lw_command_publish *p = &r->publish;
-  uint64_t before = t->stats.deliveries;
-  publish_to(t, c, r, audience);
-  if (t->stats.deliveries == before) return;
-  uint32_t told = p->head.flags & LW_PUBLISH_WATCH ? TOLD_SLOW : TOLD_NEVER;
-  if (*follow > 0) {
-    --*follow;
-    told = TOLD_ALWAYS;
-  } else if (!is_chosen) {
-    return;
-  }
-  time_message(c, p, told);
-}
-
 /* Which of `count` receivers of a message is timed: any, and another one for the next message. */
 static uint32_t timed_receiver(uint32_t stamp, uint32_t count) {
   return (uint32_t)((uint64_t)(stamp * 2654435761u) * count >> 32);
@@ -326,6 +309,7 @@ static void run_publish(struct io_thread *t, const struct publish_record *r) {
   const struct lw_command_publish *p = &r->publish;
   COUNT(t, publishes, 1);
   uint32_t follow = p->head.flags >> LW_PUBLISH_FOLLOW_SHIFT;
+  uint32_t told = p->head.flags & LW_PUBLISH_WATCH ? TOLD_SLOW : TOLD_NEVER;
   for (uint32_t i = 0; i < p->audience_count; i++) {
     struct audience *a = audience_find(&t->audiences, r->audiences[i]);
     if (a == NULL) continue;
@@ -337,8 +321,11 @@ static void run_publish(struct io_thread *t, const struct publish_record *r) {
       if (p->head.conn == (t->index << 24 | c->slot) && p->head.generation == c->generation)
         continue;
       c->stamp = p->stamp;
-      if (k != chosen && follow == 0) publish_to(t, c, r, a->id);
-      else publish_timed(t, c, r, a->id, &follow, k == chosen);
+      uint64_t before = t->stats.deliveries;
+      publish_to(t, c, r, a->id);
+      if ((k != chosen && follow == 0) || t->stats.deliveries == before) continue;
+      time_message(c, p, follow > 0 ? TOLD_ALWAYS : told);
+      if (follow > 0) follow--;
     }
   }
   /* The same message may follow in other forms, for others: only who had this one has reached it.

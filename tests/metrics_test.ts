@@ -6,8 +6,14 @@ import { assert, assertEquals } from "@std/assert";
 import { connect } from "../core/client.ts";
 import { wants_openmetrics } from "../core/exposition.ts";
 import { latency_bucket, LatencyHistogram, SizeHistogram } from "../core/histogram.ts";
+import { limits } from "../core/limits.ts";
 import { elapsed_us } from "../core/measures.ts";
+import { by_tenant } from "../core/metrics.ts";
+import { Tenants } from "../core/tenant.ts";
+import { ensure_program } from "./bench/build.ts";
 import { MqttClient } from "./support/mqtt_client.ts";
+import { test_with } from "./support/process.ts";
+import { Prometheus } from "./support/prometheus.ts";
 import { eventually, Service } from "./support/service.ts";
 
 Deno.test("a duration falls into the bucket whose bound is the first that is not below it", () => {
@@ -101,4 +107,78 @@ Deno.test("publishes are timed to the socket and to the acknowledgement", async 
   assertEquals(await service.metric("longwire_store_batch_messages_sum"), count);
   assert(await service.metric("longwire_event_batch_events_sum") > 0);
   assert(await service.metric("longwire_event_loop_delay_seconds_count") > 0);
+});
+
+/** Runs the load generator against a service; answers what it saw. */
+async function run_load(service: Service, ...args: string[]): Promise<Record<string, unknown>> {
+  const { host, port } = service.mqtt;
+  const { stdout } = await new Deno.Command(await ensure_program("load"), {
+    args: [...args, `server=${host}:${port}`],
+    signal: AbortSignal.timeout(60_000),
+  }).output();
+  return JSON.parse(new TextDecoder().decode(stdout));
+}
+
+const ignore = Deno.build.os !== "linux"; // the load generator is written for epoll
+
+test_with(["prometheus"], "Prometheus scrapes a service under load, every time", async () => {
+  await using service = await Service.start();
+  // As patient as a machine is slow that many tests share.
+  const how = { interval_ms: 500, timeout_ms: 500 };
+  await using prometheus = await Prometheus.start(service.http.slice("http://".length), how);
+  const sizes = ["fanout", "subscribers=200", "window=64", "qos=1", "measure_ms=4000"];
+  const { ok, problem } = await run_load(service, ...sizes);
+  assertEquals([ok, problem], [true, ""]);
+  const value = async (query: string) => (await prometheus.query(query))[0]?.value;
+  assertEquals(await value("min_over_time(up[1m])"), 1);
+  assert(await value("count_over_time(up[1m])") >= 8);
+  const active = 'longwire_protocol_connections{protocol="mqtt",state="active"}';
+  assert(await value(`max_over_time(${active}[1m])`) > 200);
+  // Whatever counts only ever grows.
+  const counts = '{__name__=~"longwire_.*_(total|bucket|count|sum)"}';
+  assert(await value(`count(${counts})`) > 200);
+  for (const { metric } of await prometheus.query(`group by (__name__) (${counts})`)) {
+    const { __name__: name } = metric;
+    assertEquals([name, await value(`max(resets(${name}[1m]))`)], [name, 0]);
+  }
+  for (const name of ["publish_to_socket", "publish_to_acknowledged", "store_append"]) {
+    const rate = `sum by (le) (rate(longwire_${name}_seconds_bucket[1m]))`;
+    const p99_s = await value(`histogram_quantile(0.99, ${rate})`);
+    assert(p99_s > 0 && p99_s < 30, `${name}: ${p99_s}`);
+  }
+  assert(await value("rate(longwire_deliveries_total[1m])") > 1000);
+});
+
+/** Lines that are values. */
+function series_of(text: string): string[] {
+  return text.split("\n").filter((line) => line !== "" && !line.startsWith("#"))
+    .map((line) => line.slice(0, line.lastIndexOf(" ")));
+}
+
+Deno.test("what is asked costs no more with many devices", { ignore }, async () => {
+  await using service = await Service.start();
+  const scrape = async () => await (await fetch(`${service.http}/metrics`)).text();
+  const before = series_of(await scrape());
+  const load = run_load(service, "hold", "devices=2000", "hold_ms=1000", "measure_ms=100");
+  await eventually("the devices are there", async () => {
+    return await service.metric("longwire_connections") >= 2000;
+  }, 30_000);
+  const after = series_of(await scrape());
+  // Codes and reasons come as they happen; nothing else may.
+  const labels = new Set(before.map((line) => line.replace(/\{.*/, "")));
+  for (const name of after) assert(labels.has(name.replace(/\{.*/, "")) || name.includes("code="));
+  assert(after.length - before.length < 20, `${before.length} series became ${after.length}`);
+  await load;
+});
+
+Deno.test("tenants over the bound share one label", () => {
+  const none = { connections: 0, subscriptions: 0, publishes_per_s: 0, bytes_per_s: 0 };
+  const tenants = new Tenants(none, {}, () => 0);
+  const { tenant_labels_max } = limits;
+  for (let index = 0; index < tenant_labels_max + 50; index++) {
+    tenants.get(`t${index}`).usage.published++;
+  }
+  const values = by_tenant(tenants, (usage) => usage.published);
+  assertEquals(values.length, tenant_labels_max + 1);
+  assertEquals(values.find(([{ tenant }]) => tenant === "(others)")?.[1], 50);
 });

@@ -14,6 +14,7 @@
  *     deno task bench steady --devices=100000 --rate=20000
  *     deno task bench tls --devices=8000     handshakes, fan-out, pairs, hold over TLS
  *     deno task bench backends               io_uring against epoll
+ *     deno task bench instrumentation        what histograms and traces cost, in three minutes
  *     deno task bench failover --rounds=10 --only=freeze    two minutes; all: ten
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
@@ -28,7 +29,8 @@
  * (devices that are connected, answer heartbeats and can be reached), steady (deliveries at a fixed
  * rate, and their latency), tls (handshakes, fanout and pairs with QoS 0, then hold, over TLS),
  * offline (messages for devices that are away, of which some return at once; Longwire only),
- * failover (what devices notice when a part of a cluster fails; needs root, etcd, nats-server).
+ * failover (what devices notice when a part of a cluster fails; needs root, etcd, nats-server),
+ * instrumentation (one service without histograms, one with them, one with traces besides).
  * "pipelined" keeps a window of messages in flight; "one at a time" publishes the next message
  * when every subscriber has the last one and, with QoS 1, its publisher the PUBACK.
  *
@@ -36,8 +38,8 @@
  *     --seconds=1      measured in each run, after a warm-up (durable: 2; hold and steady: 10)
  *     --only=TEXT      only scenarios whose full name contains it, such as qos1-pipelined
  *     --peers=A,B      of: longwire, longwire-memory, longwire-normal, longwire-uring,
- *                      longwire-epoll, longwire-tls, openssl, mosquitto, mosquitto-persistent,
- *                      mosquitto-tls, nats, raw, bare
+ *                      longwire-epoll, longwire-tls, longwire-unmeasured, longwire-traced,
+ *                      openssl, mosquitto, mosquitto-persistent, mosquitto-tls, nats, raw, bare
  *     --devices=10000 --rate=20000 --hold=10 --ping=10    of hold and steady; the last in seconds
  *     --sessions=1000000 --messages=1000 --returning=20000    of offline
  *     --fleet=3000     devices of failover

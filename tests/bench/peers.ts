@@ -23,6 +23,8 @@ export class NotInstalled extends Error {
 export interface Launch {
   readonly command: string;
   readonly args: readonly string[];
+  /** Variables in addition. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Where it listens for HTTP; absent = it does not. */
   readonly http_port?: number;
   /** Where V8's inspector listens; absent = it does not. */
@@ -151,6 +153,30 @@ export const peer_kinds: readonly PeerKind[] = [
     },
   })),
   {
+    name: "longwire-unmeasured",
+    about: "Longwire with --data memory --histograms off",
+    launch: async (port, _directory, options) => {
+      const { args, ...rest } = await launch_longwire(port, "memory", options);
+      return { ...rest, args: [...args, "--histograms", "off"] };
+    },
+  },
+  {
+    name: "longwire-traced",
+    about: "Longwire with --data memory and OpenTelemetry, one of a hundred traces sampled",
+    launch: async (port, _directory, options) => {
+      const env = {
+        OTEL_DENO: "true",
+        OTEL_DENO_CONSOLE: "ignore",
+        OTEL_METRICS_EXPORTER: "none",
+        OTEL_TRACES_SAMPLER: "parentbased_traceidratio",
+        OTEL_TRACES_SAMPLER_ARG: "0.01",
+        // Nobody is there: a collector would take the CPU that is measured.
+        OTEL_EXPORTER_OTLP_ENDPOINT: `http://${host}:${free_port()}`,
+      };
+      return { ...await launch_longwire(port, "memory", options), env };
+    },
+  },
+  {
     name: "longwire-normal",
     about:
       "Longwire with --synchronous normal: no wait for the disk, a power cut may cost something",
@@ -249,6 +275,7 @@ export class Peer {
     this.#child = new Deno.Command(launch.command, {
       args: [...launch.args],
       cwd: project,
+      env: { ...launch.env },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -16,7 +16,14 @@ export interface PeerRuns {
 }
 
 /** Which columns a scenario is shown with. */
-export type TableKind = "stream" | "backends" | "durable" | "http" | "fleet" | "handshakes";
+export type TableKind =
+  | "stream"
+  | "overhead"
+  | "backends"
+  | "durable"
+  | "http"
+  | "fleet"
+  | "handshakes";
 
 /** A scenario with its results. */
 export interface ScenarioRuns {
@@ -47,6 +54,17 @@ function fields(runs: readonly LoadResult[], name: string): number[] {
 /** Median over the rounds of what two peers did in the same round. */
 export function ratio(of: PeerRuns, to: PeerRuns | undefined, name: string): number {
   return median(of.runs.map((run, round) => field(run, name) / field(to?.runs[round], name)));
+}
+
+/** Between which ratios the median of many more rounds would lie, 19 times of 20. */
+function ratio_range(of: PeerRuns, to: PeerRuns | undefined, name: string): [number, number] {
+  const ratios = of.runs.map((run, round) => field(run, name) / field(to?.runs[round], name))
+    .filter(Number.isFinite).sort((a, b) => a - b);
+  // Order statistics of a binomial distribution with p = 1/2.
+  const half = 0.98 * Math.sqrt(ratios.length);
+  const low = Math.max(0, Math.floor(ratios.length / 2 - half));
+  const high = Math.min(ratios.length - 1, Math.ceil(ratios.length / 2 + half));
+  return [ratios[low] ?? NaN, ratios[high] ?? NaN];
 }
 
 export function rounded(value: number, digits: number): string {
@@ -106,6 +124,24 @@ const stream_columns: readonly Column[] = [
   generator_column,
   ratio_column("mosquitto"),
   ratio_column("raw"),
+];
+
+/** What measuring costs: against the peer that does not, round by round, and how sure that is. */
+function overhead_column(title: string, name: string): Column {
+  return [title, (peer, all) => {
+    const other = all.peers.find((one) => one.peer === "longwire-unmeasured");
+    const [low, high] = ratio_range(peer, other, name);
+    return `${rounded(ratio(peer, other, name), 3)} (${rounded(low, 2)}-${rounded(high, 2)})`;
+  }];
+}
+
+const overhead_columns: readonly Column[] = [
+  peer_column,
+  median_column("deliveries/s", "deliveries_per_s", 0),
+  min_max_column,
+  median_column("server us/delivery", "server_cpu_us_per_delivery", 3),
+  overhead_column("x deliveries/s", "deliveries_per_s"),
+  overhead_column("x server us", "server_cpu_us_per_delivery"),
 ];
 
 const backend_columns: readonly Column[] = [
@@ -179,6 +215,7 @@ const handshake_columns: readonly Column[] = [
 
 const columns_of: Readonly<Record<TableKind, readonly Column[]>> = {
   stream: stream_columns,
+  overhead: overhead_columns,
   backends: backend_columns,
   durable: durable_columns,
   http: http_columns,

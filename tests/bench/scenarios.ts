@@ -223,7 +223,24 @@ function backend_scenarios(): Scenario[] {
   }));
 }
 
+/** The same fan-out with and without what looks at it, in turn and often. */
+function instrumentation_scenarios(): Scenario[] {
+  const streams = [
+    stream_scenario("fanout", 0, true),
+    stream_scenario("fanout", 0, false),
+    stream_scenario("fanout", 1, true),
+  ];
+  return streams.map((scenario) => ({
+    ...scenario,
+    name: `instrumentation-${scenario.name}`,
+    peers: ["longwire-unmeasured", "longwire-memory", "longwire-traced"],
+    rounds: 15,
+    table: "overhead",
+  }));
+}
+
 const groups: Record<string, (values: Values) => Scenario[]> = {
+  instrumentation: () => instrumentation_scenarios(),
   fanout: () => streams_of("fanout"),
   pairs: () => streams_of("pairs"),
   durable: () => durable_scenarios(),

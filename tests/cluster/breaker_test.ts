@@ -4,9 +4,10 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { Breaker, breaker_default, combine, judge } from "../../core/cluster/breaker.ts";
-import { free_ports, program_env } from "../support/cluster_programs.ts";
+import { free_ports } from "../support/cluster_programs.ts";
 import { MqttJs } from "../support/mqtt_js.ts";
-import { Program, test_with } from "../support/process.ts";
+import { test_with } from "../support/process.ts";
+import { Prometheus } from "../support/prometheus.ts";
 import { eventually, Service } from "../support/service.ts";
 
 const settings = { ...breaker_default, open_ms: 1000, half_open_ms: 500, probes_per_s: 2 };
@@ -62,44 +63,12 @@ function start_target(port: number): Deno.HttpServer {
   return Deno.serve(options, () => new Response("x 1\n", { headers: { connection: "close" } }));
 }
 
-/** Waits until Prometheus has seen the target. */
-async function seen_up(address: string): Promise<void> {
-  await eventually("the target is up", async () => {
-    try {
-      const response = await fetch(`http://${address}/api/v1/query?query=up`);
-      const { data } = await response.json();
-      return data.result[0]?.value[1] === "1";
-    } catch {
-      return false;
-    }
-  }, 20_000);
-}
-
-async function start_prometheus(directory: string, target: number): Promise<[Program, string]> {
-  const [port] = free_ports(1);
-  await Deno.writeTextFile(
-    `${directory}/prometheus.yml`,
-    `global: {scrape_interval: 250ms, scrape_timeout: 200ms}
-scrape_configs:
-- {job_name: auth, static_configs: [{targets: ["127.0.0.1:${target}"]}]}
-`,
-  );
-  const program = new Program("prometheus", [
-    `--config.file=${directory}/prometheus.yml`,
-    `--storage.tsdb.path=${directory}/data`,
-    `--web.listen-address=127.0.0.1:${port}`,
-    "--log.level=error",
-  ], { env: program_env() });
-  return [program, `127.0.0.1:${port}`];
-}
-
 test_with(["prometheus"], "breaker: follows a real Prometheus", async () => {
-  const directory = await Deno.makeTempDir({ prefix: "longwire-prometheus-" });
   const [port] = free_ports(1);
   let target = start_target(port!);
-  const [prometheus, address] = await start_prometheus(directory, port!);
+  await using prometheus = await Prometheus.start(`127.0.0.1:${port}`, { job: "auth" });
   try {
-    await using service = await Service.start({ args: ["--prometheus", address] });
+    await using service = await Service.start({ args: ["--prometheus", prometheus.address] });
     const state = (name: string) => service.metric(`longwire_breaker_state{state="${name}"}`);
     const times: string[] = [];
     const reached = async (name: string) => {
@@ -107,7 +76,6 @@ test_with(["prometheus"], "breaker: follows a real Prometheus", async () => {
       await eventually(`breaker ${name}`, async () => await state(name) === 1, 30_000);
       times.push(`${name} after ${Math.round(performance.now() - begin_ms)} ms`);
     };
-    await seen_up(address);
     await reached("closed");
     assertEquals((await service.publish("t", "x")).status, 200);
     await target.shutdown();
@@ -118,12 +86,12 @@ test_with(["prometheus"], "breaker: follows a real Prometheus", async () => {
     const device = await MqttJs.connect(service.mqtt, { clientId: "d" }).catch(() => undefined);
     assertEquals(device, undefined);
     // Prometheus gone: the breaker stays, and a metric says so.
-    Deno.kill(prometheus.pid, "SIGSTOP");
+    Deno.kill(prometheus.program.pid, "SIGSTOP");
     await eventually("unreachable", async () => {
       return await service.metric("longwire_prometheus_unreachable") === 1;
     });
     assertEquals(await state("open"), 1);
-    Deno.kill(prometheus.pid, "SIGCONT");
+    Deno.kill(prometheus.program.pid, "SIGCONT");
     target = start_target(port!);
     await reached("half_open");
     await reached("closed");
@@ -131,7 +99,5 @@ test_with(["prometheus"], "breaker: follows a real Prometheus", async () => {
     console.log(`breaker: ${times.join(", ")}`);
   } finally {
     await target.shutdown();
-    await prometheus.end("SIGKILL");
-    await Deno.remove(directory, { recursive: true });
   }
 });
