@@ -427,7 +427,10 @@ export class Hub implements ReactorHandler {
     for (const one of settled) {
       const { how, ...plain } = one;
       const group = plain.shared ? this.shared.settled(session, one) : undefined;
-      if (how === "acked") session.exchange_over(plain.packet_id);
+      if (how === "acked") {
+        this.#tell_settled(session, plain.packet_id);
+        session.exchange_over(plain.packet_id);
+      }
       if (how !== "received") continue;
       const known = session.inflight?.get(plain.packet_id) ?? plain;
       const exchange = { ...known, released: true, ...(group === undefined ? {} : { group }) };
@@ -450,6 +453,15 @@ export class Hub implements ReactorHandler {
   /** Whose connection it is; undefined = nobody's yet, or not any more. */
   session_of(conn: number, generation: number): Session | undefined {
     return this.#session(conn, generation);
+  }
+
+  /** What the cursor has still to pass is told when it does. */
+  #tell_settled(session: Session, packet_id: number): void {
+    const exchange = session.inflight?.get(packet_id);
+    if (exchange === undefined || exchange.aside || exchange.shared) return;
+    if (exchange.seq <= session.cursor) {
+      this.sessions.acknowledgements?.settled(session, exchange.seq);
+    }
   }
 
   /** Sends the retained messages that match a filter that was just subscribed to. */

@@ -233,6 +233,14 @@ export const limits = Object.freeze({
   webhook_idle_sockets_max: 16,
   /** The longest wait between two attempts, also where Retry-After asks for more. */
   webhook_retry_ms_max: 600_000,
+  /**
+   * Callbacks of one device, and of all, that are not over; how long one waits for the device where
+   * the message has no ttl; requests at the same time to one URL.
+   */
+  callbacks_per_device_max: 256,
+  callbacks_max: 100_000,
+  callback_wait_ms_max: 30 * 86_400_000,
+  callback_concurrency: 4,
   /** Events of devices that wait while the store takes none: past this they are dropped. */
   webhook_events_waiting_max: 1 << 14,
   /** Receivers of one publish whose delivery and acknowledgement are spans of its trace. */

@@ -6,7 +6,7 @@ import type { Reactor } from "../ffi/reactor.ts";
 import { codes, Refusal } from "./codes.ts";
 import { limits } from "./limits.ts";
 import { type Session, SubscriptionOptions, Wire } from "./session.ts";
-import type { Sessions } from "./sessions.ts";
+import type { ProgressWatcher, Sessions } from "./sessions.ts";
 import { filter_matches, is_shared } from "./topic_tree.ts";
 
 interface Waiter {
@@ -22,7 +22,7 @@ export function inbox_topic(device_id: string): string {
 }
 
 /** Whether a session acknowledges what is published to a topic. */
-function acknowledges(session: Session, topic: string): boolean {
+export function acknowledges(session: Session, topic: string): boolean {
   for (const [filter, options] of session.subscriptions()) {
     if (SubscriptionOptions.qos(options) === 0 || is_shared(filter)) continue;
     if (filter_matches(filter, topic)) return true;
@@ -30,20 +30,18 @@ function acknowledges(session: Session, topic: string): boolean {
   return false;
 }
 
-function has_acknowledged(session: Session, offset: number): boolean {
+export function has_acknowledged(session: Session, offset: number): boolean {
   if (session.cursor < offset) return false;
   for (const { seq } of session.inflight?.values() ?? []) if (seq === offset) return false;
   return true;
 }
 
-export class Receipts {
+export class Receipts implements ProgressWatcher {
   readonly #waiting = new Map<Session, Set<Waiter>>();
   #count = 0;
   #stopped = false;
 
-  constructor(readonly sessions: Sessions, readonly reactor: Reactor) {
-    sessions.on_progress = (session) => this.#progress(session);
-  }
+  constructor(readonly sessions: Sessions, readonly reactor: Reactor) {}
 
   /** Pushes that are waited for. */
   get count(): number {
@@ -79,7 +77,7 @@ export class Receipts {
       const waiters = this.#waiting.get(session);
       if (waiters === undefined) this.#waiting.set(session, new Set([waiter]));
       else waiters.add(waiter);
-      this.sessions.awaited.add(session);
+      this.sessions.watch(session, this);
       this.#count++;
     });
   }
@@ -95,7 +93,7 @@ export class Receipts {
     }
   }
 
-  #progress(session: Session): void {
+  progressed(session: Session): void {
     const is_over = this.sessions.get(session.id) !== session;
     for (const waiter of [...this.#waiting.get(session) ?? []]) {
       if (!is_over && !has_acknowledged(session, waiter.offset)) continue;
@@ -112,6 +110,6 @@ export class Receipts {
     this.#count--;
     if (waiters.size > 0) return;
     this.#waiting.delete(session);
-    this.sessions.awaited.delete(session);
+    this.sessions.unwatch(session, this);
   }
 }

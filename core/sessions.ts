@@ -38,6 +38,20 @@ export interface Groups {
   unwritten(id: string): void;
 }
 
+/** Who waits for what devices acknowledge. */
+export interface ProgressWatcher {
+  /** The session may have acknowledged more, or has ended. */
+  progressed(session: Session): void;
+}
+
+/** Who wants to know of every acknowledgement. */
+export interface AcknowledgementWatcher {
+  /** The cursor is about to move: the device is done with what it passes, but for `open`. */
+  acked(session: Session, to: number, open: ReadonlyMap<number, Exchange> | null): void;
+  /** The device is done with a message that the cursor has passed before. */
+  settled(session: Session, offset: number): void;
+}
+
 export class Sessions {
   /** Publishes the will of a connection that is gone. */
   on_will: (session: Session, will: Will) => void = () => {};
@@ -46,9 +60,10 @@ export class Sessions {
   on_end: (id: string) => void = () => {};
   /** Whether the row of a session is this node's to write. */
   may_write: (id: string) => boolean = () => true;
-  /** Sessions somebody waits for, and who is told that one has acknowledged more, or has ended. */
-  readonly awaited = new Set<Session>();
-  on_progress: (session: Session) => void = () => {};
+  /** Told of what devices acknowledge; null = nobody wants to know. */
+  acknowledgements: AcknowledgementWatcher | null = null;
+  /** Sessions somebody waits for. */
+  readonly #awaited = new Map<Session, Set<ProgressWatcher>>();
   /** Rows of the service's own that were found among those of sessions, by id. */
   readonly own_rows = new Map<string, StoredSession>();
   /** Told, while rows are read, of sessions whose connection ended with the process. */
@@ -294,14 +309,29 @@ export class Sessions {
   /** The device has acknowledged everything up to an offset. */
   acked(session: Session, offset: number): void {
     if (offset <= session.cursor) return;
+    this.acknowledgements?.acked(session, offset, session.inflight);
     session.move_cursor(offset);
     if (!session.transient) this.#moved.add(session);
     this.progress(session);
   }
 
+  /** Tells a watcher of a session from now on. */
+  watch(session: Session, watcher: ProgressWatcher): void {
+    const watchers = this.#awaited.get(session);
+    if (watchers === undefined) this.#awaited.set(session, new Set([watcher]));
+    else watchers.add(watcher);
+  }
+
+  /** Undoes watch(). */
+  unwatch(session: Session, watcher: ProgressWatcher): void {
+    const watchers = this.#awaited.get(session);
+    if (watchers?.delete(watcher) && watchers.size === 0) this.#awaited.delete(session);
+  }
+
   /** The session may have acknowledged what somebody waits for. */
   progress(session: Session): void {
-    if (this.awaited.size > 0 && this.awaited.has(session)) this.on_progress(session);
+    if (this.#awaited.size === 0) return;
+    for (const watcher of this.#awaited.get(session) ?? []) watcher.progressed(session);
   }
 
   /**
@@ -315,11 +345,13 @@ export class Sessions {
     inflight: Map<number, Exchange>,
     will: Will | null,
   ): void {
+    if (cursor > session.cursor) this.acknowledgements?.acked(session, cursor, inflight);
     session.will = will;
     if (will !== null) session.will_due_ms = this.now_ms() + will.delay_s * 1000;
     if (session.transient || session.expiry_s === 0) return this.forget(session);
     session.move_cursor(Math.max(session.cursor, cursor));
     session.inflight = inflight;
+    this.progress(session);
     session.ends_ms = session.expiry_s === expiry_never_s
       ? 0
       : this.now_ms() + session.expiry_s * 1000;

@@ -186,21 +186,32 @@ const devices: Readonly<Record<string, Operation>> = {
     tag: "Devices",
     summary: "Push to one device",
     description: "The message goes to the topic $devices/{id}, to which the device subscribes. " +
-      "With wait=acked the answer comes when the device has acknowledged it.",
+      "With wait=acked the answer comes when the device has acknowledged it; a callback hears of it " +
+      "later, as a signed CloudEvent longwire.message.acknowledged or .undelivered.",
     parameters: [
       device_parameter,
       query("wait", "What the answer waits for", { type: "string", enum: ["stored", "acked"] }),
       query("timeout", "For how long at most", duration, "5s"),
+      query("callback", "Who is told when the device has acknowledged, or will not", {
+        type: "string",
+        format: "uri",
+        maxLength: limits.webhook_url_bytes_max,
+      }),
       query("qos", "1 or 2", { type: "integer", enum: [1, 2], default: 1 }),
       query("ttl", "How long the device may want it", duration, "1h"),
       idempotency,
     ],
     body: { "*/*": { schema: text, example: "hello" } },
     body_is_optional: true,
-    answers: { "200": json("It is stored, or acknowledged", ref("Receipt")) },
+    answers: {
+      "200": json("It is stored, or acknowledged", ref("Receipt")),
+      "202": json("It is stored, and the callback will be told", ref("Receipt")),
+    },
     errors: [
       ...publish_errors,
       "ack_timeout",
+      "no_callbacks",
+      "webhook_forbidden",
       "client_id_invalid",
       "not_found",
       "not_subscribed",
@@ -261,6 +272,29 @@ const devices: Readonly<Record<string, Operation>> = {
     parameters: [{ ...filter_parameter, description: "A topic or filter" }, ...page],
     answers: { "200": json("A page", { type: "object" }) },
     errors: ["forbidden", "filter_invalid"],
+  },
+};
+
+const webhooks: Readonly<Record<string, Operation>> = {
+  "GET /v1/webhooks": {
+    id: "webhooks",
+    tag: "Webhooks",
+    summary: "The webhooks of the tenant that this node runs, and where each stands",
+    parameters: [],
+    answers: {
+      "200": json("All of them", object({ webhooks: { type: "array", items: ref("Webhook") } })),
+    },
+    errors: ["forbidden"],
+  },
+  "POST /v1/webhooks/{name}/replay": {
+    id: "replayWebhook",
+    tag: "Webhooks",
+    summary: "Send dead letters of a webhook again",
+    description: "In the background, in their order, with the ids of the first time. What is not " +
+      "taken now becomes a dead letter once more.",
+    parameters: [path("name", "Of the webhook", "shop"), after_parameter],
+    answers: { "202": json("It has begun", object({ webhook: text, replaying: flag })) },
+    errors: ["forbidden", "not_found", "server_busy"],
   },
 };
 
@@ -374,5 +408,6 @@ export const operations: Readonly<Record<string, Operation>> = {
   ...publish,
   ...read,
   ...devices,
+  ...webhooks,
   ...operate,
 };

@@ -18,6 +18,7 @@ import { count_refusal, refuse, refuse_error } from "./problem.ts";
 import { rules } from "./rules.ts";
 import { publish_raw } from "./publish.ts";
 import { publish_many } from "./publish_batch.ts";
+import { replay_webhook, webhooks } from "./webhooks.ts";
 
 /**
  * What a route asks of a token. token: a valid one, the handler checks topics. public: none is
@@ -53,6 +54,13 @@ export const routes: readonly Route[] = [
     path: "/v1/devices/{id}/messages",
     permission: "token",
     handler: push,
+  },
+  { method: "GET", path: "/v1/webhooks", permission: "devices", handler: webhooks },
+  {
+    method: "POST",
+    path: "/v1/webhooks/{name}/replay",
+    permission: "devices",
+    handler: replay_webhook,
   },
   { method: "GET", path: "/v1/ws", permission: "token", handler: json_socket },
   { method: "GET", path: "/mqtt", permission: "public", handler: device_socket("mqtt") },

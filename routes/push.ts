@@ -51,6 +51,18 @@ function parse_wait(query: Query): number {
   return wait === "acked" ? ms : 0;
 }
 
+/** What hears of the receipt later: the URL of `callback`; undefined = nobody does. */
+function callback_of(call: Call, { webhooks }: Context, wait_ms: number): URL | undefined {
+  const text = call.query.get("callback");
+  if (text === null) return undefined;
+  if (wait_ms > 0) {
+    throw new Refusal(codes.query_invalid, "wait=acked and callback exclude each other");
+  }
+  if (webhooks === null) throw new Refusal(codes.no_callbacks);
+  const { tenant } = call.access;
+  return webhooks.callbacks.check(text, tenant.name, tenant.id(call.rest));
+}
+
 function check_id(id: string): string {
   const why = device_id_problem(id) ?? topic_problem(id);
   if (why !== undefined) throw new Refusal(codes.client_id_invalid, `Cannot push to it: ${why}`);
@@ -66,16 +78,19 @@ export async function push(call: Call, context: Context): Promise<Response> {
   const ttl = query.get("ttl");
   const ttl_ms = ttl === null ? 0 : parse_duration_ms("ttl", ttl);
   const wait_ms = parse_wait(query);
+  const callback = callback_of(call, context, wait_ms);
   const payload = await read_body(request, limits.payload_bytes_max, context);
   const now_ms = context.now_ms();
   const inner = admit(call, topic, payload.length, now_ms);
   const { receipts, store } = context;
-  const session = wait_ms > 0 ? receipts.expect(access.tenant.id(id), inner) : undefined;
+  const is_followed = wait_ms > 0 || callback !== undefined;
+  const session = is_followed ? receipts.expect(access.tenant.id(id), inner) : undefined;
   const content_type = content_type_of(request);
   const traceparent = request.headers.get(traceparent_name);
   const options = { qos, retain: false, ttl_ms, key: "", content_type, now_ms, traceparent };
   const push = new Push();
-  context.router.publish(message_of(inner, payload, options), push, 0, null, once_of(call));
+  const message = message_of(inner, payload, options);
+  context.router.publish(message, push, 0, null, once_of(call));
   const done = await push.done;
   if (!("offset" in done)) { // nothing acknowledges what is not stored
     return new Response(passed_json(store.epoch, done), { ...json_headers, status: 202 });
@@ -84,16 +99,20 @@ export async function push(call: Call, context: Context): Promise<Response> {
   const id_in_log = `${store.epoch}:${offset}`;
   if (session !== undefined) {
     try {
-      await receipts.acknowledged(session, offset, wait_ms);
+      if (callback === undefined) await receipts.acknowledged(session, offset, wait_ms);
+      else {
+        const told = { offset, topic: inner, expires_ms: message.expires_ms };
+        await context.webhooks!.callbacks.add(session, told, callback);
+      }
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       const detail = `${error.message}; it is stored as ${id_in_log}`;
       throw new Refusal(error.code, detail, error.retry_after_ms);
     }
   }
-  const acked = session !== undefined;
+  const acked = session !== undefined && callback === undefined;
   const time = acked ? { time: new Date(context.now_ms()).toISOString() } : {};
-  return Response.json({
+  const answer = {
     id: id_in_log,
     epoch: store.epoch,
     offset,
@@ -101,5 +120,6 @@ export async function push(call: Call, context: Context): Promise<Response> {
     audience,
     acked,
     ...time,
-  });
+  };
+  return Response.json(answer, { status: callback === undefined ? 200 : 202 });
 }

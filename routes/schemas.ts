@@ -152,4 +152,18 @@ export const schemas: Readonly<Record<string, Schema>> = {
     }, ["time"]),
     description: "`acked`: the device has acknowledged the message, at `time`.",
   },
+  Webhook: object({
+    name: text,
+    tenant: text,
+    url: text,
+    events: { type: "array", items: text },
+    filters: { type: "array", items: text },
+    circuit: { enum: ["closed", "open", "half_open", "gone"] },
+    cursor: text,
+    behind: { type: "integer", minimum: 0 },
+    delivered: { type: "integer", minimum: 0 },
+    attempts: { type: "integer", minimum: 0 },
+    dead_letters: { type: "integer", minimum: 0 },
+    problem: nullable_text,
+  }),
 };

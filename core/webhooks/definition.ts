@@ -58,6 +58,9 @@ export class WebhooksError extends Error {
   override readonly name = "WebhooksError";
 }
 
+/** What callbacks are counted as, and where their dead letters lie; no hook is called so. */
+export const callbacks_name = "callbacks";
+
 type Members = Readonly<Record<string, unknown>>;
 
 const sending_members = ["secrets", "timeout", "attempts", "retry_for"];
@@ -187,7 +190,9 @@ function filters_of(reader: Reader, events: readonly EventKind[]): readonly stri
 }
 
 function hook_of(name: string, members: unknown): Hook {
-  if (!is_tenant_name(name)) throw new WebhooksError(`"${name}" is not a name for a webhook`);
+  if (!is_tenant_name(name) || name === callbacks_name) {
+    throw new WebhooksError(`"${name}" is not a name for a webhook`);
+  }
   if (!is_object(members)) throw new WebhooksError(`"${name}" is not an object`);
   const reader = new Reader(name, members, hook_members);
   const url = parse_target(members.url);

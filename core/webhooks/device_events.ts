@@ -10,12 +10,15 @@ import { protocol_names } from "../presence.ts";
 import type { Session } from "../session.ts";
 import type { Hook } from "./definition.ts";
 import type { EventLog } from "./event_log.ts";
+import { filter_matches } from "../topic_tree.ts";
 import { json_message } from "./publish.ts";
 import { device_event_kinds, type DeviceEventKind, event_topic } from "./topics.ts";
 
 /** Which tenants have a hook for a kind of event. */
 export class Wanted {
   readonly #tenants = new Map<DeviceEventKind, Map<string, Namespace>>();
+  /** Of hooks for acknowledgements, by tenant: filters as the tenant knows them. */
+  readonly #acknowledged = new Map<string, readonly string[]>();
 
   use(hooks: readonly Hook[]): void {
     for (const kind of device_event_kinds) {
@@ -24,10 +27,21 @@ export class Wanted {
       );
       this.#tenants.set(kind, new Map(tenants.map((name) => [name, new Namespace(name)])));
     }
+    this.#acknowledged.clear();
+    for (const { tenant, events, filters } of hooks) {
+      if (!events.includes("acknowledged")) continue;
+      this.#acknowledged.set(tenant, [...this.#acknowledged.get(tenant) ?? [], ...filters]);
+    }
   }
 
   any(kind: DeviceEventKind): boolean {
     return (this.#tenants.get(kind)?.size ?? 0) > 0;
+  }
+
+  /** Whether a hook of the tenant wants to know who acknowledges what is published there. */
+  is_acknowledgement_of(tenant: string, topic: string): boolean {
+    const filters = this.#acknowledged.get(tenant);
+    return filters !== undefined && filters.some((filter) => filter_matches(filter, topic));
   }
 
   /** Names of the tenant of a device, if it wants this; `id` as the service knows it. */
@@ -42,9 +56,12 @@ export class DeviceEvents implements DeviceWatcher {
     readonly wanted: Wanted,
     readonly log: EventLog,
     readonly now_ms: () => number,
+    /** Sees to it that acknowledgements of a connection are reported. */
+    readonly report_acks: (session: Session) => void,
   ) {}
 
   joined(session: Session): void {
+    if (this.wanted.names_for(session.id, "acknowledged") !== undefined) this.report_acks(session);
     this.#tell(session, "connected", {});
   }
 

@@ -17,7 +17,6 @@ import {
   batched,
   binary,
   type CloudEvent,
-  event_json,
   event_of,
   own_event,
   type Parcel,
@@ -25,8 +24,8 @@ import {
   structured,
 } from "./cloud_event.ts";
 import type { Hook } from "./definition.ts";
-import { Endpoint, type EndpointCounts, type GivenUp } from "./endpoint.ts";
-import { json_message, publish_stored } from "./publish.ts";
+import { bury } from "./dead_letter.ts";
+import { Endpoint, type EndpointCounts } from "./endpoint.ts";
 import type { Sender } from "./sender.ts";
 import {
   dead_topic,
@@ -99,6 +98,8 @@ export class HookRunner implements Sink {
     this.#names = new Namespace(hook.tenant);
     this.#lanes = Array.from({ length: concurrency }, () => ({ items: [], running: false }));
   }
+
+  readonly #is_over = () => this.#stopped;
 
   get row(): string {
     return hook_row(this.hook.tenant, this.hook.name);
@@ -240,8 +241,8 @@ export class HookRunner implements Sink {
   }
 
   #is_acknowledgement_wanted({ payload }: Message): boolean {
-    const { topic } = JSON.parse(new TextDecoder().decode(payload)) as { topic: string };
-    return this.hook.filters.some((filter) => filter_matches(filter, topic));
+    const { message } = JSON.parse(new TextDecoder().decode(payload));
+    return this.hook.filters.some((filter) => filter_matches(filter, message.topic));
   }
 
   // ---------------------------------------------------------------- what goes to the endpoint
@@ -303,42 +304,13 @@ export class HookRunner implements Sink {
     const outcome = await this.endpoint.deliver(this.#parcel(events));
     if (outcome.kind === "stopped") return false;
     if (outcome.kind === "delivered") return true;
-    if (events.length === 1) return await this.#bury(events[0]!, outcome.reason);
+    if (events.length === 1) {
+      const { name } = this.hook;
+      return await bury(this.parts, this.#names, name, events[0]!, outcome.reason, this.#is_over);
+    }
     // One of them may be what the endpoint cannot take: the others are not to go with it.
     for (const event of events) if (!await this.#send([event])) return false;
     return true;
-  }
-
-  /** Makes a dead letter of an event; false = the service stops before it is stored. */
-  async #bury(event: CloudEvent, reason: GivenUp): Promise<boolean> {
-    const { router, log, now_ms } = this.parts;
-    const { name } = this.hook;
-    const { code, detail, attempts, first_attempt_ms } = reason;
-    const letter = {
-      hook: name,
-      code: code.name,
-      detail,
-      attempts,
-      first_attempt: new Date(first_attempt_ms).toISOString(),
-      event: JSON.parse(event_json(event)),
-    };
-    const topic = this.#names.topic(dead_topic(name));
-    let message = json_message(topic, letter, now_ms());
-    if (message.payload.length > limits.payload_bytes_max) {
-      // The message that it is about has the data.
-      message = json_message(topic, { ...letter, event: event.attributes }, now_ms());
-    }
-    log.warn("event given up", { hook: name, event: event.attributes.id, code: code.name });
-    while (!this.#stopped) {
-      try {
-        await publish_stored(router, message);
-        return true;
-      } catch (error) {
-        log.warn("cannot store a dead letter", { hook: name, error: String(error) });
-        await new Promise((resolve) => setTimeout(resolve, again_ms));
-      }
-    }
-    return false;
   }
 
   // ---------------------------------------------------------------- dead letters once more

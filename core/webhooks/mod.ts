@@ -7,22 +7,26 @@ import type { Hub } from "../hub.ts";
 import { limits } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { Router } from "../router.ts";
-import type { Session } from "../session.ts";
+import { in_slices } from "../dirty.ts";
+import { is_longwire, type Session } from "../session.ts";
 import type { Sessions } from "../sessions.ts";
 import { StartError } from "../startup.ts";
 import type { Store, StoredSession } from "../store/mod.ts";
 import {
+  callbacks_name,
   type Definitions,
   no_definitions,
   parse_definitions,
   WebhooksError,
 } from "./definition.ts";
+import { Acknowledgements } from "./acknowledgements.ts";
+import { Callbacks } from "./callbacks.ts";
 import { DeviceEvents, Wanted } from "./device_events.ts";
 import { type EndpointCounts, new_counts } from "./endpoint.ts";
 import { EventLog } from "./event_log.ts";
 import { HookRunner } from "./hook_runner.ts";
 import { refusal_of_target, Sender } from "./sender.ts";
-import { hook_row, is_own_row } from "./topics.ts";
+import { hook_row, is_hook_row } from "./topics.ts";
 
 export interface WebhookParts {
   readonly router: Router;
@@ -48,6 +52,8 @@ export class Webhooks {
   readonly #counts = new Map<string, EndpointCounts>();
   readonly #wanted = new Wanted();
   readonly #device_events: DeviceEvents;
+  readonly #acknowledgements: Acknowledgements;
+  readonly callbacks: Callbacks;
   #interrupted: Session[] = [];
   /** Whether this node runs what a row is of: in a cluster one node does. */
   #is_mine: (row: string) => boolean = () => true;
@@ -61,7 +67,12 @@ export class Webhooks {
     const { router, sessions, version, now_ms } = parts;
     this.sender = new Sender(config.webhook_networks, version);
     this.events = new EventLog(router);
-    this.#device_events = new DeviceEvents(this.#wanted, this.events, now_ms);
+    const report = (session: Session) => this.#report_acks(session);
+    this.#device_events = new DeviceEvents(this.#wanted, this.events, now_ms, report);
+    this.#acknowledgements = new Acknowledgements(this.#wanted, this.events, parts);
+    const allowed = config.webhook_networks;
+    this.callbacks = new Callbacks({ ...parts, sender: this.sender, allowed });
+    this.#counts.set(callbacks_name, this.callbacks.post.counts);
     sessions.on_interrupted = (session) => this.#interrupted.push(session);
   }
 
@@ -80,6 +91,7 @@ export class Webhooks {
   /** The sessions have been read: hooks run from now on, from where they were. */
   async start(): Promise<void> {
     this.#device_events.interrupted(this.#interrupted.splice(0));
+    this.callbacks.start();
     await this.#apply();
     const { log } = this.parts;
     const look = () => {
@@ -115,6 +127,7 @@ export class Webhooks {
     this.#stopped = true;
     for (const timer of this.#timers) clearInterval(timer);
     await this.#changing;
+    await this.callbacks.stop();
     await Promise.all([...this.#runners.values()].map((runner) => runner.stop()));
     this.sender.close();
   }
@@ -133,7 +146,28 @@ export class Webhooks {
     this.definitions = definitions;
     this.#wanted.use(definitions.hooks);
     this.parts.hub.watcher = this.#device_events;
+    this.callbacks.use(definitions);
+    this.#watch_acknowledgements();
     return true;
+  }
+
+  #watch_acknowledgements(): void {
+    const { sessions } = this.parts;
+    const is_wanted = this.#wanted.any("acknowledged");
+    sessions.acknowledgements = is_wanted ? this.#acknowledgements : null;
+    if (!is_wanted) return;
+    void in_slices(sessions.all(), (session) => {
+      const is_its = this.#wanted.names_for(session.id, "acknowledged") !== undefined;
+      if (session.connected && is_its) this.#report_acks(session);
+    });
+  }
+
+  /** Of sessions that end with their connection the reactor keeps them to itself else. */
+  #report_acks(session: Session): void {
+    const { router } = this.parts;
+    if (is_longwire(session.wire)) return;
+    router.reactor.report_acks(session.conn, session.generation);
+    router.schedule_turn();
   }
 
   #apply(): Promise<void> {
@@ -184,7 +218,7 @@ export class Webhooks {
   async #forget_rows(wanted: ReadonlyMap<string, unknown>): Promise<void> {
     const { sessions, store } = this.parts;
     for (const row of [...sessions.own_rows.keys()]) {
-      if (!is_own_row(row) || !row.includes("/hook/") || wanted.has(row)) continue;
+      if (!is_hook_row(row) || wanted.has(row)) continue;
       sessions.own_rows.delete(row);
       await store.delete_session(row);
     }

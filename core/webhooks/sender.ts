@@ -7,7 +7,7 @@ import { lookup } from "node:dns";
 import * as http from "node:http";
 import * as https from "node:https";
 import type { LookupFunction } from "node:net";
-import { type Code, codes, Refusal } from "../codes.ts";
+import { codes, Refusal } from "../codes.ts";
 import { limits } from "../limits.ts";
 import type { Network } from "../network.ts";
 import { reach_of } from "./address_guard.ts";
@@ -52,6 +52,12 @@ export function refusal_of_target(url: URL, allowed: readonly Network[]): string
   return undefined;
 }
 
+function unreachable(error: unknown): Refusal {
+  const { message } = error as Error;
+  if (error instanceof NoAddress) return new Refusal(codes.webhook_forbidden, message);
+  return new Refusal(codes.webhook_unreachable, `Cannot reach the endpoint: ${message}`);
+}
+
 export class Sender {
   readonly #plain: http.Agent;
   readonly #tls: https.Agent;
@@ -68,25 +74,29 @@ export class Sender {
    * webhook_timeout, webhook_unreachable.
    */
   send(letter: Letter): Promise<Answer> {
-    const { url, timeout_ms } = letter;
-    const why = refusal_of_target(url, this.allowed);
+    const why = refusal_of_target(letter.url, this.allowed);
     if (why !== undefined) {
       return Promise.reject(new Refusal(codes.webhook_forbidden, `Cannot send to the URL: ${why}`));
     }
+    try {
+      return this.#exchange(this.#request(letter), letter);
+    } catch (error) {
+      return Promise.reject(unreachable(error));
+    }
+  }
+
+  #exchange(request: http.ClientRequest, { body, timeout_ms }: Letter): Promise<Answer> {
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-    const request = this.#request(letter);
-    const fail = (code: Code, detail: string) => {
-      reject(new Refusal(code, detail));
+    const fail = (refusal: Refusal) => {
+      reject(refusal);
       request.destroy();
       request.socket?.destroy(); // destroy() alone lets a request that was sent run on
     };
     const timer = setTimeout(() => {
-      fail(codes.webhook_timeout, `The endpoint did not answer within ${timeout_ms / 1000} s`);
+      const detail = `The endpoint did not answer within ${timeout_ms / 1000} s`;
+      fail(new Refusal(codes.webhook_timeout, detail));
     }, timeout_ms);
-    request.on("error", (error) => {
-      if (error instanceof NoAddress) return fail(codes.webhook_forbidden, error.message);
-      fail(codes.webhook_unreachable, `Cannot reach the endpoint: ${error.message}`);
-    });
+    request.on("error", (error) => fail(unreachable(error)));
     request.on("response", (response) => {
       const { statusCode: status = 0, headers } = response;
       resolve({ status, retry_after_ms: parse_retry_after(headers["retry-after"], Date.now()) });
@@ -99,7 +109,7 @@ export class Sender {
       response.on("close", () => clearTimeout(timer));
       response.on("end", () => clearTimeout(timer));
     });
-    request.end(letter.body);
+    request.end(body);
     return promise;
   }
 

@@ -3,8 +3,6 @@
  * message and published by nobody else; and where those lie that a hook's endpoint never took:
  * `$dead/{hook}`. Names are those that a tenant knows. Pure.
  */
-import { default_tenant } from "../namespace.ts";
-
 /** What is stored of devices. */
 export const device_event_kinds = ["connected", "disconnected", "acknowledged"] as const;
 export type DeviceEventKind = typeof device_event_kinds[number];
@@ -43,13 +41,24 @@ export function is_own_row(id: string): boolean {
   return id.startsWith(row_prefix);
 }
 
+const hook_prefix = `${row_prefix}hook/`;
+
 export function hook_row(tenant: string, name: string): string {
-  return `${row_prefix}hook/${tenant || default_tenant}/${name}`;
+  return `${hook_prefix}${tenant}/${name}`;
 }
+
+export function is_hook_row(row: string): boolean {
+  return row.startsWith(hook_prefix);
+}
+
+const callbacks_prefix = `${row_prefix}callbacks/`;
 
 /** @param device as the service knows it */
 export function callbacks_row(device: string): string {
-  return `${row_prefix}callbacks/${device}`;
+  return callbacks_prefix + device;
 }
 
-export const acknowledgements_row = `${row_prefix}acknowledgements`;
+/** Undoes callbacks_row(); undefined = the row is of something else. */
+export function device_of_row(row: string): string | undefined {
+  return row.startsWith(callbacks_prefix) ? row.slice(callbacks_prefix.length) : undefined;
+}

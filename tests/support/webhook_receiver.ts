@@ -42,9 +42,10 @@ export class Receiver implements AsyncDisposable {
   busy_max = 0;
   readonly #server: Deno.HttpServer<Deno.NetAddr>;
 
-  constructor(secret: string = new_secret(), port = 0) {
-    this.secrets = [secret];
-    const place = { hostname: "127.0.0.1", port, onListen: () => {} };
+  /** @param tls PEM texts; absent = plain HTTP */
+  constructor(readonly tls?: { readonly cert: string; readonly key: string }) {
+    this.secrets = [new_secret()];
+    const place = { hostname: "127.0.0.1", port: 0, onListen: () => {}, ...tls };
     this.#server = Deno.serve(place, (request) => this.#answer(request));
   }
 
@@ -53,7 +54,8 @@ export class Receiver implements AsyncDisposable {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.port}/hook`;
+    const origin = this.tls === undefined ? "http://127.0.0.1" : "https://localhost";
+    return `${origin}:${this.port}/hook`;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

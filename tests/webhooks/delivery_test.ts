@@ -3,6 +3,8 @@
  * dead letter, and that nothing of it costs those who publish.
  */
 import { assert, assertEquals } from "@std/assert";
+import { make_certificate } from "../support/certificates.ts";
+import { test_with } from "../support/process.ts";
 import { eventually, Service } from "../support/service.ts";
 import { Receiver } from "../support/webhook_receiver.ts";
 import {
@@ -148,6 +150,31 @@ Deno.test("Retry-After is waited for, redirects are not followed, 410 ends a hoo
   // The file says that it is there again.
   await file.write({ hooks: { o: hook(receiver, { ...orders, concurrency: 2 }) } });
   assertEquals(data_of(await next_events(receiver, 1)), ["two"]);
+});
+
+test_with(["openssl"], "an endpoint over TLS is known by its certificate", async () => {
+  const directory = await Deno.makeTempDir();
+  const authority = await make_certificate(directory, "ca");
+  const names = "DNS:localhost";
+  const files = await make_certificate(directory, "localhost", { issuer: authority, names });
+  const [cert, key] = await Promise.all(
+    [files.cert, files.key].map((path) => Deno.readTextFile(path)),
+  );
+  await using receiver = new Receiver({ cert, key });
+  await using file = await webhooks_file({ hooks: { o: hook(receiver) } });
+  const failures = 'longwire_webhook_failures_total{hook="o",code="webhook_unreachable"}';
+  {
+    await using stranger = await Service.start({ args: file.args });
+    await stranger.publish("orders/1", "not for whoever answers");
+    await eventually("it fails", async () => await stranger.metric(failures) > 0);
+    assertEquals(receiver.requests.seen, []);
+  }
+  const env = { NODE_EXTRA_CA_CERTS: authority.cert };
+  await using service = await Service.start({ args: file.args, env });
+  await service.publish("orders/1", "one");
+  await service.publish("orders/1", "two");
+  assertEquals(data_of(await next_events(receiver, 2)), ["one", "two"]);
+  await Deno.remove(directory, { recursive: true });
 });
 
 Deno.test("an endpoint that is slow, or takes nothing, costs publishers nothing", async () => {
