@@ -186,8 +186,8 @@ const devices: Readonly<Record<string, Operation>> = {
     tag: "Devices",
     summary: "Push to one device",
     description: "The message goes to the topic $devices/{id}, to which the device subscribes. " +
-      "With wait=acked the answer comes when the device has acknowledged it; a callback hears of it " +
-      "later, as a signed CloudEvent longwire.message.acknowledged or .undelivered.",
+      "With wait=acked the answer comes when the device has acknowledged it; a callback hears of " +
+      "it later, as a signed CloudEvent longwire.message.acknowledged or .undelivered.",
     parameters: [
       device_parameter,
       query("wait", "What the answer waits for", { type: "string", enum: ["stored", "acked"] }),

@@ -1,4 +1,4 @@
-/** Webhooks over HTTP: where each stands, dead letters once more, and tenants that see their own. */
+/** Webhooks over HTTP: where each stands, dead letters once more, tenants that see their own. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { KeyedService } from "../support/keyed_service.ts";
 import { eventually, Service } from "../support/service.ts";
