@@ -17,6 +17,8 @@ const publish_interval_ms = 200;
 const patience_ms = 60_000;
 /** A device that was turned away is told again to go where it belongs. */
 const home_again_ms = 5000;
+/** What nodes said last is shown when something takes for ever. */
+const log_lines = 20;
 /** Of these, one is a Longwire client. */
 const longwire_in = 10;
 
@@ -272,6 +274,10 @@ export async function failover(values: Values): Promise<FailoverRun[]> {
       const say = (text: string) => values.json || console.log(text);
       runs.push(await run_failure(stage, failure, rounds, say));
     }
+  } catch (error) {
+    for (const { log } of nodes) console.error(log.slice(-log_lines).join("\n"));
+    console.error(longwire.program.stderr.seen.slice(-log_lines).join("\n"));
+    throw error;
   } finally {
     await Promise.all(publishers.map((publisher) => publisher.close()));
   }

@@ -9,6 +9,7 @@ import { TextLineStream } from "../support/line_stream.ts";
 
 const served_ms = 1000;
 const examples_max = 40;
+const unserved_max = 3;
 /** What the published figures need of a client: README.md, "A cluster". */
 const settings = {
   keepalive_s: 1,
@@ -37,6 +38,14 @@ class Application {
   get is_home(): boolean {
     const { servers } = this.fleet;
     return this.subscribed && this.#address === servers[this.number % servers.length];
+  }
+
+  /** For people who look for what is wrong. */
+  describe(now_ms: number): string {
+    const where = this.subscribed ? `at ${this.#address}` : "not connected";
+    const { epoch, offset } = this.#client!.cursor;
+    const silence_ms = Math.round(now_ms - this.got_ms);
+    return `${this.number} ${where}, ${silence_ms} ms silent, cursor ${epoch}:${offset}`;
   }
 
   /** The longest time without a message since `begin_ms`. */
@@ -120,6 +129,8 @@ class Fleet {
           subscribed: count(({ subscribed }) => subscribed),
           served: count(({ subscribed, got_ms }) => subscribed && now_ms - got_ms < served_ms),
           home: count(({ is_home }) => is_home),
+          unserved: applications.filter(({ got_ms }) => now_ms - got_ms >= served_ms)
+            .slice(0, unserved_max).map((one) => one.describe(now_ms)),
         };
       case "begin":
         this.begin_ms = now_ms;
