@@ -308,7 +308,7 @@ export class Hub implements ReactorHandler {
       }
       this.router.schedule_turn();
     };
-    ownership.claim(id, takes_over)
+    ownership.claim(id, takes_over, () => this.#get(conn) === handshake)
       .then(() => go_on(() => this.#own(handshake)), (error) =>
         go_on(() => {
           throw error;

@@ -35,6 +35,8 @@ interface Pending {
   readonly takes_over: boolean;
   readonly done: PromiseWithResolvers<void>;
   readonly ends_ms: number;
+  /** Whether those who claim it still wait. */
+  readonly wanted: (() => boolean)[];
   /** Grants up to this one are void: another node has been granted the session since. */
   void_to: number;
 }
@@ -80,13 +82,16 @@ export class Holdings implements Ownership {
     this.membership.check();
   }
 
-  claim(id: string, takes_over: boolean): Promise<void> {
+  claim(id: string, takes_over: boolean, is_wanted = () => true): Promise<void> {
     if (this.holds(id)) return Promise.resolve();
     const under_way = this.#pending.get(id);
-    if (under_way !== undefined) return under_way.done.promise;
+    if (under_way !== undefined) {
+      under_way.wanted.push(is_wanted);
+      return under_way.done.promise;
+    }
     const done = Promise.withResolvers<void>();
     const ends_ms = this.clock.now_ms() + claim_timeout_ms;
-    const pending = { id, takes_over, done, ends_ms, void_to: 0 };
+    const pending = { id, takes_over, done, ends_ms, wanted: [is_wanted], void_to: 0 };
     this.#pending.set(id, pending);
     this.#enqueue(pending);
     return done.promise;
@@ -155,6 +160,11 @@ export class Holdings implements Ownership {
   }
 
   #enqueue(pending: Pending): void {
+    // A device that has gone may be at another node by now: it is not to be taken from there.
+    if (!pending.wanted.some((is_wanted) => is_wanted())) {
+      this.#pending.delete(pending.id);
+      return pending.done.reject(new Refusal(codes.peer_closed));
+    }
     if (this.clock.now_ms() > pending.ends_ms) {
       this.#pending.delete(pending.id);
       const why = "The cluster cannot say who owns the session";

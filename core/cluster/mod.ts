@@ -44,9 +44,10 @@ export interface Ownership {
   /**
    * Makes this node the owner; whichever had it has written it down and forgotten it.
    * @param takes_over also from a device that is connected
+   * @param is_wanted whether who claims it still waits; absent = yes
    * @throws Refusal: session_in_use, server_busy
    */
-  claim(id: string, takes_over: boolean): Promise<void>;
+  claim(id: string, takes_over: boolean, is_wanted?: () => boolean): Promise<void>;
   /** The session has ended. */
   release(id: string): void;
   /**

@@ -15,7 +15,7 @@ import {
 const heartbeat_ms = 500;
 const silence_max_ms = 1250;
 /** A request for a consumer may get lost with the connection or with the stream's leader. */
-const making_max_ms = 2500;
+const making_max_ms = 1500;
 const watch_ms = 250;
 const retry_ms = 100;
 /** How often room is looked for, while there is none. */

@@ -150,11 +150,14 @@ async function lost_of({ fleets, publishers }: Stage, firsts: readonly number[])
   let count = 0;
   const examples: string[] = [];
   for (const fleet of fleets) {
-    for (const { topic, acknowledged } of publishers) {
-      const found = await fleet.lost(topic, firsts[topic]!, acknowledged);
-      count += found.lost;
-      const { kind } = fleet.options;
-      examples.push(...found.examples.map((text) => `${kind} topic ${topic}: ${text}`));
+    for (const publisher of publishers) {
+      const { topic } = publisher;
+      for (const [first, last] of publisher.stored(firsts[topic]!)) {
+        const found = await fleet.lost(topic, first, last);
+        count += found.lost;
+        const { kind } = fleet.options;
+        examples.push(...found.examples.map((text) => `${kind} topic ${topic}: ${text}`));
+      }
     }
   }
   return { count, examples };

@@ -5,6 +5,7 @@
  *     failover_clients.ts servers=10.0.0.1:7000,10.0.0.2:7000 devices=300 topics=10 password=TOKEN
  */
 import { type Client, type ClientEvent, connect } from "../../core/client.ts";
+import { codes } from "../../core/codes.ts";
 import { TextLineStream } from "../support/line_stream.ts";
 
 const served_ms = 1000;
@@ -76,7 +77,7 @@ class Application {
     client.subscribe(`fleet/${this.topic}`).catch((error) => {
       if (client !== this.#client) return;
       console.error(String(error));
-      setTimeout(() => client === this.#client && this.#subscribe(client), 500);
+      setTimeout(() => this.#client === client && this.subscribed && this.#subscribe(client), 500);
     });
   }
 
@@ -91,6 +92,7 @@ class Application {
       this.subscribed = false;
       this.fleet.reconnects++;
     } else if (event.type === "gap") this.fleet.gaps++;
+    else if (event.type === "closed" && event.code !== codes.normal) this.go_home();
     else if (event.type === "message") {
       const number = Number(new TextDecoder().decode(event.message.payload));
       if (this.seen.has(number)) this.twice++;

@@ -94,10 +94,15 @@ export class Fleet {
   }
 }
 
-/** Publishes numbers to a topic, one after the other, each until it is answered 200. */
+/**
+ * Publishes numbers to a topic, one after the other, each until it is answered 200: it is stored;
+ * or 202: without the log, it went to those who are connected, and is owed to nobody.
+ */
 export class Publisher {
   /** The newest that was answered; every one before was, too. */
   acknowledged = 0;
+  /** Those of them that were not stored. */
+  readonly passed = new Set<number>();
   /** How long the slowest took, milliseconds. */
   slowest_ms = 0;
   /** Idempotency keys of other runs are not this one's. */
@@ -124,6 +129,16 @@ export class Publisher {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#done;
+  }
+
+  /** Stretches of numbers from `first` on that were stored, both ends included. */
+  *stored(first: number): Generator<readonly [first: number, last: number]> {
+    for (let number = first; number <= this.acknowledged; number++) {
+      if (this.passed.has(number)) continue;
+      const begin = number;
+      while (number < this.acknowledged && !this.passed.has(number + 1)) number++;
+      yield [begin, number];
+    }
   }
 
   async #run(): Promise<void> {
@@ -156,7 +171,8 @@ export class Publisher {
         signal: AbortSignal.timeout(publish_timeout_ms),
       });
       await response.body?.cancel();
-      return response.status === 200;
+      if (response.status === 202) this.passed.add(number);
+      return response.status === 200 || response.status === 202;
     } catch {
       return false;
     }
