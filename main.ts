@@ -146,7 +146,7 @@ async function begin_to_trace(
   router: Router,
   log: Log,
 ): Promise<void> {
-  if (Deno.env.get("OTEL_DENO") !== "true") return;
+  if (Deno.env.get("OTEL_DENO")?.toLowerCase() !== "true") return; // as Deno reads it
   const { TracesOfPublishes } = await import("./core/trace.ts");
   const { version } = manifest;
   const { measures } = router;

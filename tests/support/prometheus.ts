@@ -43,6 +43,7 @@ scrape_configs:
       `--storage.tsdb.path=${directory}/data`,
       `--web.listen-address=127.0.0.1:${port}`,
       "--log.level=error",
+      "--enable-feature=exemplar-storage",
     ], { env: program_env() });
     const prometheus = new Prometheus(program, `127.0.0.1:${port}`, directory);
     await eventually("the target is up", async () => {
@@ -59,6 +60,17 @@ scrape_configs:
     if (status !== "success") throw new Error(`${query}: ${error}`);
     return data.result.map(({ metric, value }: { metric: Sample["metric"]; value: string[] }) => {
       return { metric, value: Number(value[1]) };
+    });
+  }
+
+  /** Traces that a metric has shown as examples in the last hour. */
+  async exemplars(query: string): Promise<string[]> {
+    const now_s = Date.now() / 1000;
+    const range = `&start=${now_s - 3600}&end=${now_s + 60}`;
+    const url = `http://${this.address}/api/v1/query_exemplars?query=${query}${range}`;
+    const { data } = await (await fetch(url)).json();
+    return data.flatMap(({ exemplars }: { exemplars: { labels: { trace_id: string } }[] }) => {
+      return exemplars.map(({ labels }) => labels.trace_id);
     });
   }
 
