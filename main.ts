@@ -59,7 +59,7 @@ import {
   TlsError,
 } from "./ffi/reactor.ts";
 import { TlsFront } from "./ffi/tls_front.ts";
-import { build_addon, load_addon } from "./ffi/zstd.ts";
+import { build_addon, load_addon, package_directory } from "./ffi/zstd.ts";
 import { count_event_streams, end_event_streams } from "./routes/events.ts";
 import type { Context, Remote } from "./routes/context.ts";
 import { guard } from "./routes/guard.ts";
@@ -374,6 +374,19 @@ async function make_deciding(
   return { router, sessions, opened, hub, mqtt, longwire, status, zstd, webhooks };
 }
 
+/** The devices of all nodes, and what this one tells the others of its own. */
+function make_fleet(
+  { node_id }: Config,
+  reactor: OwnReactor,
+  { sessions, router, hub }: Deciding,
+  node: Awaited<ReturnType<Joining["join"]>>["node"] | undefined,
+): Fleet {
+  const devices = new Devices(sessions, router, hub, (by, count) => reactor.top(by, count));
+  const fleet = new Fleet(node_id, devices, node ?? null);
+  if (node !== undefined) node.on_asked = (question) => fleet.answer(question);
+  return fleet;
+}
+
 /** The listeners for HTTP, and how to end them. */
 interface Web {
   readonly listening: Pick<startup.Listening, "http" | "https">;
@@ -458,15 +471,13 @@ async function serve(args: readonly string[]): Promise<void> {
   const ruled = { rules, degradation, cluster: cluster?.node ?? null };
   const shown = { gate, router, store, metrics, version, refused, ...ruled };
   const receipts = new Receipts(sessions, reactor);
-  const devices = new Devices(sessions, router, hub, (by, count) => reactor.top(by, count));
-  const fleet = new Fleet(config.node_id, devices, cluster?.node ?? null);
-  if (cluster !== undefined) cluster.node.on_asked = (question) => fleet.answer(question);
   const descriptors = new Descriptors(() => reactor.descriptors(), now_ms);
   metrics.add_descriptors(descriptors);
+  const fleet = make_fleet(config, reactor, deciding, cluster?.node);
   const bridged = { is_stopping: () => is_stopping || drain.is_draining, open_bridge };
   const { body_timeout_s } = config;
-  const made = { descriptors, fleet, receipts, webhooks };
-  const context = { ...shown, ...made, body_timeout_s, read_page, log, now_ms, ...bridged };
+  const made = { descriptors, fleet, receipts, webhooks, read_page, read_package };
+  const context = { ...shown, ...made, body_timeout_s, log, now_ms, ...bridged };
   const web = await serve_web(config, context, front, auth === null);
   const running = hub.run();
   console.log(startup.started_text({
@@ -518,6 +529,11 @@ function make_log({ log_level: level }: Config): Log {
   const write = (line: string) => void Deno.stderr.writeSync(new TextEncoder().encode(line));
   const format = Deno.stderr.isTerminal() ? "text" : "json";
   return new Log({ level, format, write, now_ms: Date.now });
+}
+
+/** A file of a package of deno.json, which Deno has put into node_modules. */
+function read_package(name: string, path: string): Uint8Array<ArrayBuffer> {
+  return Deno.readFileSync(`${package_directory(name)}${path}`);
 }
 
 /** @param name of a file that the documentation page is made of */

@@ -14,9 +14,10 @@ export class AddonError extends Error {
 }
 
 /** Directory of a package, with its slash. */
-function package_directory(name: string): string {
-  const path: string = require.resolve(`${name}/package.json`);
-  return path.slice(0, -"package.json".length);
+export function package_directory(name: string): string {
+  const main: string = require.resolve(name);
+  const inside = `/node_modules/${name}/`;
+  return main.slice(0, main.lastIndexOf(inside) + inside.length);
 }
 
 function path_of(url: URL): string {

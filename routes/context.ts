@@ -26,6 +26,8 @@ export interface Context {
   readonly body_timeout_s: number;
   /** A file of routes/page. */
   readonly read_page: (name: string) => Uint8Array<ArrayBuffer>;
+  /** A file of a package, by its path there. */
+  readonly read_package: (name: string, path: string) => Uint8Array<ArrayBuffer>;
   readonly gate: Gate;
   /** null = this node is alone. */
   readonly cluster: ClusterNode | null;

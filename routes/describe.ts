@@ -315,6 +315,22 @@ const operate: Readonly<Record<string, Operation>> = {
     answers: { "200": { description: "The file", content: { "*/*": { schema: text } } } },
     errors: ["not_found"],
   },
+  "GET /console": {
+    id: "console",
+    tag: "Operate",
+    summary: "The operations page: charts, devices, publishing; it asks for a token where one is",
+    parameters: [],
+    answers: { "200": { description: "A page", content: { "text/html": { schema: text } } } },
+    errors: [],
+  },
+  "GET /console/{file}": {
+    id: "consoleFile",
+    tag: "Operate",
+    summary: "Scripts and styles of that page",
+    parameters: [path("file", "A script or style", "console.js")],
+    answers: { "200": { description: "The file", content: { "*/*": { schema: text } } } },
+    errors: ["not_found"],
+  },
   "GET /openapi.json": {
     id: "openapi",
     tag: "Operate",

@@ -4,6 +4,7 @@ import type { Right } from "../core/permission.ts";
 import type { Access } from "../core/access.ts";
 import { token_of } from "./bearer.ts";
 import { Call, type Context, type ServeInfo } from "./context.ts";
+import { console_file, console_page } from "./console.ts";
 import { device, devices, kick_device, presence, timeline } from "./devices.ts";
 import { device_socket } from "./device_socket.ts";
 import { docs_file, docs_page } from "./docs.ts";
@@ -67,6 +68,8 @@ export const routes: readonly Route[] = [
   { method: "GET", path: "/v1/longwire", permission: "public", handler: device_socket("longwire") },
   { method: "GET", path: "/", permission: "public", handler: docs_page },
   { method: "GET", path: "/docs/{file}", permission: "public", handler: docs_file },
+  { method: "GET", path: "/console", permission: "public", handler: console_page },
+  { method: "GET", path: "/console/{file}", permission: "public", handler: console_file },
   {
     method: "GET",
     path: "/openapi.json",

@@ -3,33 +3,11 @@
  * of the service. Debian's Chromium; skipped, with its reason, where there is none.
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { browser_programs, fits_width, with_page } from "./support/browser.ts";
 import { test_with } from "./support/process.ts";
 import { Service } from "./support/service.ts";
-import { patience_ms } from "./support/wait.ts";
 
-const path = "/usr/bin/chromium";
-
-/** Runs a test with a page of its own; nothing that goes wrong in the page goes unseen. */
-async function with_page(
-  run: (page: Page) => Promise<void>,
-  options: BrowserContextOptions = {},
-): Promise<void> {
-  const args = ["--no-sandbox", "--disable-dev-shm-usage"];
-  const browser: Browser = await chromium.launch({ executablePath: path, args });
-  try {
-    const page = await browser.newPage(options);
-    page.setDefaultTimeout(patience_ms);
-    const errors: string[] = [];
-    page.on("pageerror", (error) => errors.push(String(error)));
-    await run(page);
-    assertEquals(errors, []);
-  } finally {
-    await browser.close();
-  }
-}
-
-test_with(["chromium"], "the docs page shows every call and runs one", async () => {
+test_with(browser_programs, "the docs page shows every call and runs one", async () => {
   await using service = await Service.start();
   await with_page(async (page) => {
     await page.goto(`${service.http}/`);
@@ -40,12 +18,11 @@ test_with(["chromium"], "the docs page shows every call and runs one", async () 
     await page.waitForSelector("#publish pre .good");
     assertStringIncludes(await page.locator("#publish pre").innerText(), '"offset": 1');
     await page.setViewportSize({ width: 360, height: 740 });
-    const fits = "document.documentElement.scrollWidth <= 360";
-    assertEquals(await page.evaluate(fits), true, "the page is wider than a phone");
+    assert(await fits_width(page), "the page is wider than a phone");
   });
 });
 
-test_with(["chromium"], "EventSource and WebSocket miss nothing across a restart", async () => {
+test_with(browser_programs, "EventSource and WebSocket miss nothing across a restart", async () => {
   const data = await Deno.makeTempDir();
   try {
     const first = await Service.start({ data });
@@ -84,7 +61,8 @@ test_with(["chromium"], "EventSource and WebSocket miss nothing across a restart
       await second.publish("live/2", "b");
       await second.publish("live/3", "c");
       await both("a,b,c");
-    }, { bypassCSP: true }); // waitForFunction() needs eval in the page
+      // waitForFunction() needs eval in the page; while the service is away, nobody answers.
+    }, { bypassCSP: true, expected: /Failed to load resource|WebSocket connection/ });
   } finally {
     await Deno.remove(data, { recursive: true });
   }
