@@ -107,6 +107,7 @@ const rows = {
   webhook_gone: [104, "The endpoint of a webhook wants no more events", 410, 0x80, 0, false],
   interrupted: [106, "The service ended without a word to the device", 503, 0x80, 0, true],
   no_callbacks: [105, "Callbacks are not set up for the tenant", 409, 0x80, 0, false],
+  foreign_protocol: [65, "The connection begins in another protocol", 400, 0x82, 0, false],
 } as const satisfies Record<string, readonly [number, string, number, number, number, boolean]>;
 
 /** The name of a row. */

@@ -10,6 +10,7 @@ import type { Ownership } from "./cluster/mod.ts";
 import { type Code, code_of, codes, Refusal } from "./codes.ts";
 import type { Due } from "./deadlines.ts";
 import type { Gate, Shown, Who } from "./gate.ts";
+import { LastAnswers } from "./last_answers.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./log.ts";
 import type { Measures } from "./measures.ts";
@@ -161,6 +162,7 @@ export class Hub implements ReactorHandler {
   /** Sessions that another node waits for, until their connection is gone. */
   readonly #leaving = new Map<Session, () => void>();
   readonly #presence: Presence;
+  readonly #last_answers = new LastAnswers();
   #stopping = false;
 
   constructor(
@@ -390,6 +392,17 @@ export class Hub implements ReactorHandler {
     this.reactor.release(conn, generation);
   }
 
+  /** Half-closed: the device is still owed the answers to what it has sent, and then the end. */
+  on_ended(conn: number, generation: number): void {
+    const session = this.#session(conn, generation);
+    if (session === undefined) return;
+    this.router.when_answered(() => {
+      this.#last_answers.when_paid(session, () => {
+        if (this.#session(conn, generation) === session) this.drop(session, codes.peer_closed);
+      });
+    });
+  }
+
   on_acked(conn: number, generation: number, seq: number): void {
     const session = this.#session(conn, generation);
     if (session !== undefined) this.sessions.acked(session, seq);
@@ -575,13 +588,14 @@ export class Hub implements ReactorHandler {
     const { conn, generation } = session;
     const is_there = () =>
       session.conn === conn && session.generation === generation && !session.closing;
+    this.#last_answers.owe(session);
     kept.then(() => {
       if (is_there()) answer();
       this.router.schedule_turn();
     }, (error) => {
       const code = error instanceof Refusal ? error.code : codes.store_unavailable;
       if (is_there()) this.close(session, code, code.meaning);
-    });
+    }).finally(() => this.#last_answers.paid(session));
   }
 
   #keep(session: Session): Soon<void> {
@@ -746,6 +760,7 @@ export class Hub implements ReactorHandler {
     this.#presence.left(session, code);
     this.watcher?.left(session, code);
     this.timeline.disconnected(session.id, code);
+    this.#last_answers.forget(session);
     if (session.access !== null) this.#let_go(session, session.access);
     for (const [filter, options] of session.subscriptions()) {
       if (!is_shared(filter)) this.router.fanout.leave(session, filter, options);

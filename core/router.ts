@@ -139,6 +139,8 @@ export class Router {
   #segments: Segment[] = [];
   /** Settles when every append under way has been answered; null = none is. */
   #tail: Promise<void> | null = null;
+  /** Wait for the answers to all that has come. */
+  #after_answers: (() => void)[] = [];
   #turn_scheduled = false;
   /** When what the turn publishes was at hand; 0 = nothing has come yet, or nobody measures. */
   #turn_us = 0;
@@ -354,10 +356,17 @@ export class Router {
     this.end_turn();
   };
 
+  /** Calls `then` when every publish that has come so far is answered: at once, or later. */
+  when_answered(then: () => void): void {
+    if (this.#segments.length === 0 && this.#tail === null) return then();
+    this.#after_answers.push(then);
+    this.schedule_turn();
+  }
+
   /** Hands the store every publish of the turn, and the reactor everything said to it. */
   end_turn(): void {
     this.#turn_us = 0;
-    if (this.#segments.length > 0) this.#commit();
+    if (this.#segments.length > 0 || this.#after_answers.length > 0) this.#commit();
     this.reactor.flush();
   }
 
@@ -369,15 +378,19 @@ export class Router {
 
   #commit(): void {
     const segments = this.#segments;
+    const after_answers = this.#after_answers;
     this.#segments = [];
+    this.#after_answers = [];
     // All calls of one synchronous turn are one transaction of the store.
     const outcomes = segments.map((segment) => this.#append(segment));
     if (this.#tail === null && !outcomes.some((outcome) => outcome instanceof Promise)) {
       segments.forEach((segment, index) => this.#settle(segment, outcomes[index] as Outcome));
+      for (const then of after_answers) then();
       return;
     }
     const tail = this.#settle_all(segments, outcomes, this.#tail).finally(() => {
       if (this.#tail === tail) this.#tail = null;
+      for (const then of after_answers) then();
     });
     this.#tail = tail;
   }

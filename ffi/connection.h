@@ -235,7 +235,7 @@ static void close_now(struct io_thread *t, struct connection *c) {
 /* The connection is of no more use to the host: tells it, once. */
 static void tell_closed(struct io_thread *t, struct connection *c, unsigned code) {
   c->code = (uint8_t)code;
-  c->pending &= (uint8_t) ~(PENDING_ROOM | PENDING_VIOLATION | PENDING_DROPPING);
+  c->pending &= (uint8_t) ~(PENDING_ROOM | PENDING_VIOLATION | PENDING_DROPPING | PENDING_ENDED);
   if (!(c->flags & BEHIND) && t->seen_seq > c->reached_seq) c->reached_seq = t->seen_seq;
   if (c->flags & EXPOSED) mark_pending(t, c, PENDING_CLOSED);
 }
@@ -251,9 +251,10 @@ static void end(struct io_thread *t, struct connection *c, unsigned code) {
  * peer has sent something that was not read, and the RST may destroy the last frame before the peer
  * reads it. */
 static void linger(struct io_thread *t, struct connection *c) {
-  if (c->flags & END_PENDING) return close_now(t, c); /* the peer's came first */
-  if (c->flags & WRITE_ENDED) return;
-  if (c->tls != NULL && tls_end_write(t, c)) return; /* close_notify leaves first */
+  int is_said = c->flags & WRITE_ENDED;
+  if (!is_said && c->tls != NULL && tls_end_write(t, c)) return; /* close_notify leaves first */
+  if (c->flags & END_PENDING) return close_now(t, c);            /* the peer's came first */
+  if (is_said) return;
   c->flags |= WRITE_ENDED;
   backend_end_write(t, c);
 }
@@ -432,6 +433,10 @@ static int emit_pending(struct io_thread *t, struct connection *c) {
     if (!emit_plain(t, c, LW_EVENT_VIOLATION, c->code, c->listener)) return 0;
     c->pending &= (uint8_t)~PENDING_VIOLATION;
     c->flags |= EXPOSED;
+  }
+  if (c->pending & PENDING_ENDED) {
+    if (!emit_plain(t, c, LW_EVENT_ENDED, 0, c->listener)) return 0;
+    c->pending &= (uint8_t)~PENDING_ENDED;
   }
   if (c->pending & PENDING_ROOM) {
     if (!emit_u64(t, c, LW_EVENT_ROOM, window_room(c), c->deliver_count)) return 0;

@@ -9,6 +9,7 @@
 
 #define LONGWIRE_HEADER_BYTES 5u
 #define LONGWIRE_HEARTBEAT 0x01u
+#define LONGWIRE_HELLO 0x02u
 /* A heartbeat from further ahead is the host's to judge (limits.clock_ahead_max_ms). */
 #define LONGWIRE_AHEAD_MAX_S 60u
 
@@ -43,8 +44,9 @@ static inline struct cut cut_frame(unsigned protocol, const uint8_t *bytes, uint
   return protocol == LW_PROTOCOL_MQTT ? cut_mqtt(bytes, size) : cut_longwire(bytes, size);
 }
 
-/* MQTT control packets that are answered or matched here: first byte. */
+/* MQTT control packets that are answered, matched or awaited here: first byte. */
 enum {
+  MQTT_CONNECT = 0x10,
   MQTT_PUBACK = 0x40,
   MQTT_PUBREC = 0x50,
   MQTT_PUBREL = 0x62,
@@ -52,5 +54,13 @@ enum {
   MQTT_PINGREQ = 0xc0,
   MQTT_PINGRESP = 0xd0,
 };
+
+/* Whether what a connection begins with is not of its protocol: TLS or HTTP on the wrong port, or
+ * another packet than CONNECT [MQTT-3.1.0-1]. Told by the first byte of MQTT, the fifth of
+ * Longwire, so that nobody waits for the rest of what those would announce. */
+static inline int is_foreign(unsigned protocol, const uint8_t *bytes, uint64_t size) {
+  if (protocol == LW_PROTOCOL_MQTT) return size > 0 && bytes[0] != MQTT_CONNECT;
+  return size >= LONGWIRE_HEADER_BYTES && bytes[4] != LONGWIRE_HELLO;
+}
 
 #endif

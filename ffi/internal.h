@@ -82,7 +82,7 @@ enum connection_flags {
   DESCRIPTOR_GONE = 1 << 2,
   READ_STOPPED = 1 << 3, /* by the host or by a violation */
   STALLED = 1 << 4,      /* the ring was full: frames wait in `kept` */
-  END_PENDING = 1 << 5,  /* the stream ended behind those frames */
+  END_PENDING = 1 << 5,  /* the stream ended, behind what is still to be passed on or sent */
   WRITE_ENDED = 1 << 6,  /* SHUT_WR is done or asked for */
   BEHIND = 1 << 7,       /* stored messages are not delivered live */
   ROOM_WANTED = 1 << 8,  /* say so when there is room for more */
@@ -103,6 +103,7 @@ enum connection_flags {
   AWAITS_VERSION = 1 << 23,    /* refused, and told so in the words of its MQTT version */
   USES_ALIASES = 1 << 24,      /* it has a table in t->aliases */
   IS_DROPPING = 1 << 25,       /* the host has been told, LW_EVENT_DROPPING */
+  HALF_CLOSED = 1 << 26,       /* the stream ended, and the host is told: LW_EVENT_ENDED */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */
@@ -114,6 +115,7 @@ enum pending_events {
   PENDING_CLOSED = 1 << 4,
   PENDING_SETTLED = 1 << 5,
   PENDING_DROPPING = 1 << 6,
+  PENDING_ENDED = 1 << 7,
 };
 
 /* Bytes that could not be passed on yet: part of a frame, or frames that the ring had no room for.

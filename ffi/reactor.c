@@ -59,6 +59,7 @@ static void timed_out(struct io_thread *t, struct connection *c) {
   if (c->state == DRAINING) return close_now(t, c);
   if (is_stalled) return end(t, c, LW_CODE_WRITE_STALLED);
   if (c->flags & AWAITS_VERSION) return answer_refused(t, c, 4);
+  if (c->flags & HALF_CLOSED) return end(t, c, LW_CODE_PEER_CLOSED);
   if (c->state == HANDSHAKING && tls_is_waiting(c)) return refuse(t, c, LW_CODE_TLS_BUSY);
   if (c->state == HANDSHAKING) return end(t, c, LW_CODE_HANDSHAKE_TIMEOUT);
   if (!takes_frames(c)) { /* nobody listens: its silence says nothing */

@@ -55,6 +55,7 @@ enum lw_code {
   LW_CODE_SOURCE_RATE = 48,
   LW_CODE_SOURCE_LIMIT = 49,
   LW_CODE_TLS_REKEY = 63,
+  LW_CODE_FOREIGN_PROTOCOL = 65,
   LW_CODE_COUNT = 128, /* size of the counter tables: room to grow */
 };
 
@@ -91,6 +92,10 @@ enum lw_event_type {
   /* messages of QoS 0 for the connection begin to be dropped: its out-queue is full. Once until the
    * queue has been empty. code: why; argument: bytes that wait */
   LW_EVENT_DROPPING = 9,
+  /* the peer has said its last (FIN, close_notify) and may still read. Everything that came before
+   * has been handed over; the host answers it and closes. A host that does not, in the time of a
+   * handshake, hears CLOSED. Only for connections that are active */
+  LW_EVENT_ENDED = 10,
 };
 
 struct lw_event {

@@ -85,6 +85,7 @@ const Event = {
   settled: 7,
   traced: 8,
   dropping: 9,
+  ended: 10,
 } as const;
 const Command = {
   send: 1,
@@ -158,6 +159,8 @@ export interface ReactorHandler {
   /** The peer broke framing or a limit (codes.ts number); reading has stopped. */
   on_violation(conn: number, generation: number, code: number, listener: number): void;
   on_closed(conn: number, generation: number, code: number, closed: Closed): void;
+  /** The peer has said its last, and may still read: to be answered, then closed. */
+  on_ended(conn: number, generation: number): void;
   on_acked(conn: number, generation: number, seq: number): void;
   /** `count` numbers the event: see Reactor.live(). */
   on_behind(conn: number, generation: number, seq: number, count: number): void;
@@ -934,6 +937,9 @@ function walk(
       }
       case Event.dropping:
         handler.on_dropping(conn, generation, code, argument);
+        break;
+      case Event.ended:
+        handler.on_ended(conn, generation);
         break;
       case Event.pad:
         break;

@@ -15,7 +15,7 @@ static void refused_received(struct io_thread *t, struct connection *c, const ui
 /* Whether frames may be passed on now. After the first frame of a connection nothing is, until
  * ACTIVATE: the host never has to keep what a device sends ahead of its answer. */
 static int takes_frames(const struct connection *c) {
-  if (c->flags & (STALLED | READ_STOPPED | TLS_QUEUED)) return 0;
+  if (c->flags & (STALLED | READ_STOPPED | TLS_QUEUED | HALF_CLOSED)) return 0;
   return c->state == ACTIVE || (c->state == HANDSHAKING && !(c->flags & EXPOSED));
 }
 
@@ -171,6 +171,10 @@ static uint32_t consume(struct io_thread *t, struct connection *c, const uint8_t
   const struct lw_options *o = &t->reactor->options;
   uint32_t at = 0;
   while (at < size && takes_frames(c)) {
+    if (c->state == HANDSHAKING && is_foreign(c->protocol, bytes + at, size - at)) {
+      violate(t, c, LW_CODE_FOREIGN_PROTOCOL);
+      return size;
+    }
     struct cut cut = cut_frame(c->protocol, bytes + at, size - at);
     uint32_t max = c->state == HANDSHAKING ? o->handshake_frame_bytes_max : o->frame_bytes_max;
     if (cut.code != 0 || cut.size > max) {
@@ -207,12 +211,27 @@ static uint32_t complete_kept(struct io_thread *t, struct connection *c, const u
   return used;
 }
 
-/* The stream is over: behind frames that wait, or half-closed by a peer that may still read what is
- * queued. */
+/* Everything that the peer has said is passed on: the host answers it, in bounded time. Part of a
+ * frame may be kept, which nobody will complete. */
+static void half_close(struct io_thread *t, struct connection *c) {
+  if (c->state != ACTIVE) return end(t, c, LW_CODE_PEER_CLOSED);
+  c->flags |= HALF_CLOSED;
+  backend_read_stop(t, c);
+  c->seen_ms = (uint32_t)t->now_ms;
+  c->timeout_ms = t->reactor->options.handshake_timeout_ms;
+  timer_set(t, c);
+  mark_pending(t, c, PENDING_ENDED);
+}
+
+/* The stream is over, and the peer may still read: what it was told to wait for, what it sent and
+ * what is queued comes first. */
 static void ended(struct io_thread *t, struct connection *c) {
-  int waits = c->state == DRAINING ? c->out != NULL : c->kept != NULL && !takes_frames(c);
-  if (waits) c->flags |= END_PENDING;
-  else end(t, c, LW_CODE_PEER_CLOSED);
+  int waits = c->flags & (EXPOSED | BROKEN) || (c->kept != NULL && !takes_frames(c));
+  if (!waits && c->state != DRAINING) return end(t, c, LW_CODE_PEER_CLOSED);
+  int was_known = c->flags & END_PENDING;
+  c->flags |= END_PENDING;
+  if (c->state == DRAINING && c->out == NULL) linger(t, c);
+  else if (!was_known && c->state == ACTIVE && takes_frames(c)) half_close(t, c);
 }
 
 /* Takes bytes of the device's protocol. */
@@ -239,7 +258,7 @@ static void received(struct io_thread *t, struct connection *c, const uint8_t *b
   COUNT(t, bytes_in, size);
   if (c->state == CLOSED) return;
   if (size == 0) return ended(t, c);
-  if (c->state == DRAINING) return;
+  if (c->state == DRAINING || c->flags & HALF_CLOSED) return;
   if (c->flags & (AWAITS_ADDRESS | AWAITS_PROXY | MUST_NOT_PROXY)) {
     entrance_received(t, c, bytes, size);
   } else {
@@ -247,7 +266,10 @@ static void received(struct io_thread *t, struct connection *c, const uint8_t *b
   }
 }
 
-static void failed(struct io_thread *t, struct connection *c) { end(t, c, LW_CODE_IO_ERROR); }
+/* A peer that had ended the stream may well be gone when it is answered. */
+static void failed(struct io_thread *t, struct connection *c) {
+  end(t, c, c->flags & END_PENDING ? LW_CODE_PEER_CLOSED : LW_CODE_IO_ERROR);
+}
 
 /* Passes on what was kept while it could not be, then reads on. */
 static void go_on(struct io_thread *t, struct connection *c) {
@@ -262,7 +284,7 @@ static void go_on(struct io_thread *t, struct connection *c) {
     free(kept);
   }
   if (!takes_frames(c)) return;
-  if (c->flags & END_PENDING) end(t, c, LW_CODE_PEER_CLOSED);
+  if (c->flags & END_PENDING) half_close(t, c);
   else backend_read(t, c);
 }
 

@@ -20,6 +20,7 @@ function noting(activate: (conn: number, generation: number) => void, ids: numbe
     },
     on_violation: ignore,
     on_closed: ignore,
+    on_ended: ignore,
     on_acked: ignore,
     on_behind: ignore,
     on_room: ignore,

@@ -32,6 +32,7 @@ function version_of({ version, bytes }: MqttCase): Version {
 /** The reason codes that may be told, in the packet that tells; [] = the connection just closes. */
 function expected(one: MqttCase): number[] {
   const code = codes[one.refusal ?? "protocol_error"];
+  if (one.version === 0 && one.bytes[0] !== 0x10) return []; // it does not begin as MQTT does
   const version = version_of(one);
   if (one.version > 0 && version === 4) return [];
   const type = one.version === 0 ? "connack" : "disconnect";

@@ -19,12 +19,9 @@ static void client_ended(struct client *c, int is_reset) {
   struct link *l = c->link;
   int was_told = c->saw_last || c->saw_busy;
   if (atomic_load(&hammer_is_abrupt)) return client_close(c, 0);
-  if (l->role == ROLE_GOOD || l->role == ROLE_BREAKER || l->role == ROLE_SLEEPER) {
+  if (l->role != ROLE_MUTE && l->role != ROLE_ROGUE) {
     CHECK(was_told, "link %u, role %u: %s without last words", l->number, l->role,
           is_reset ? "reset" : "closed");
-  }
-  if (l->role == ROLE_LEAVER) {
-    CHECK(was_told || c->is_half_closed, "link %u: closed without last words", l->number);
   }
   if (link_is_exact(l) && c->saw_last) {
     CHECK(!is_reset, "link %u: reset after the last words", l->number);

@@ -134,14 +134,21 @@ static void host_check_inflight(struct link *l, const struct lw_event *event) {
   }
 }
 
+/* A half-closed connection: it has heard nothing of the end yet, and is told. */
+static void host_ended(struct host *h, struct link *l) {
+  uint32_t total = atomic_load(&l->frames_total);
+  CHECK(l->role == ROLE_LEAVER || l->role == ROLE_ROGUE, "link %u: role %u ended", l->number,
+        l->role);
+  if (l->role == ROLE_LEAVER) {
+    CHECK(l->frames_heard == total, "link %u: %u frames of %u", l->number, l->frames_heard, total);
+  }
+  host_close(h, l, LW_CODE_PEER_CLOSED);
+}
+
 static void host_check_closed(struct link *l, const struct lw_event *event) {
-  if (l->role == ROLE_GOOD) {
+  if (link_is_exact(l)) {
     CHECK(l->is_closing && event->code == l->close_code, "link %u: closed by %u", l->number,
           event->code);
-  } else if (l->role == ROLE_LEAVER && !l->is_closing) {
-    uint32_t total = atomic_load(&l->frames_total);
-    CHECK(event->code == LW_CODE_PEER_CLOSED, "link %u: closed by %u", l->number, event->code);
-    CHECK(l->frames_heard == total, "link %u: %u frames of %u", l->number, l->frames_heard, total);
   }
   host_check_inflight(l, event);
 }
@@ -186,6 +193,7 @@ static void host_take(void *owner, const struct lw_event *event) {
   else if (event->type == LW_EVENT_BEHIND) host_behind(h, k->link, event);
   else if (event->type == LW_EVENT_ROOM) host_replay(h, k->link, event);
   else if (event->type == LW_EVENT_SETTLED) host_settled(h, k->link, event);
+  else if (event->type == LW_EVENT_ENDED) host_ended(h, k->link);
   else CHECK(event->type == LW_EVENT_DROPPING, "event %u", event->type);
 }
 

@@ -21,7 +21,7 @@
 
 enum link_role {
   ROLE_GOOD,    /* reads, answers, says goodbye: gets exactly what it must */
-  ROLE_LEAVER,  /* the same, but half-closes: all that it sent before is heard */
+  ROLE_LEAVER,  /* the same, but half-closes: all that it sent is heard, and it is told so */
   ROLE_BREAKER, /* breaks the protocol and reads on: hears why */
   ROLE_SLEEPER, /* falls silent and reads on: hears why */
   ROLE_MUTE,    /* never finishes its first frame: is closed in time */

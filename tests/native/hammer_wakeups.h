@@ -33,7 +33,7 @@ static void *questions_run(void *argument) {
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   REQUIRE(fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) == 0, "errno %d", errno);
   for (uint32_t round = 0; round < WAKEUP_ROUNDS; round++) {
-    const uint8_t question[6] = {1, 0, 0, 0, 7, (uint8_t)round};
+    const uint8_t question[6] = {1, 0, 0, 0, LONGWIRE_HELLO, (uint8_t)round};
     uint8_t answer[6] = {0};
     ssize_t sent = send(fd, question, sizeof question, MSG_NOSIGNAL);
     ssize_t size = recv(fd, answer, sizeof answer, MSG_WAITALL);
@@ -63,6 +63,8 @@ static void answers_take(void *owner, const struct lw_event *event) {
   if (event->type == LW_EVENT_CLOSED) {
     a->is_closed = 1;
     command_plain(&a->commands, LW_COMMAND_RELEASE, handle_of(event));
+  } else if (event->type == LW_EVENT_ENDED) {
+    command_close(&a->commands, handle_of(event), LW_CODE_PEER_CLOSED);
   } else if (event->body_size > 6) {
     a->silent_bytes += event->body_size;
   } else if (event->type == LW_EVENT_FRAME) {

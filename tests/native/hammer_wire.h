@@ -68,7 +68,7 @@ static void wire_make(struct wire_frame *f, unsigned protocol, const struct wire
     at += wire_put_length(f->bytes + at, length);
   } else {
     memcpy(f->bytes, &length, 4);
-    f->bytes[4] = (uint8_t)(0x10 + body->kind);
+    f->bytes[4] = (uint8_t)(body->kind == WIRE_HELLO ? LONGWIRE_HELLO : 0x10 + body->kind);
     at = LONGWIRE_HEADER_BYTES;
   }
   f->packet_id_at = has_id ? at : LW_PACKET_ID_NONE;

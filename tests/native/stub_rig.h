@@ -17,6 +17,7 @@ struct stub_heard {
   uint32_t frame_count;
   uint32_t violations;
   uint32_t violation_code;
+  uint32_t ends;
   uint32_t closes;
   uint32_t close_code;
   struct lw_closed closed;
@@ -122,6 +123,8 @@ static inline void rig_take(void *owner, const struct lw_event *event) {
   } else if (event->type == LW_EVENT_VIOLATION) {
     h->violations++;
     h->violation_code = event->code;
+  } else if (event->type == LW_EVENT_ENDED) {
+    h->ends++;
   } else if (event->type == LW_EVENT_CLOSED) {
     rig_take_closed(h, event);
   } else if (event->type == LW_EVENT_ACKED) {
@@ -200,11 +203,19 @@ static inline void rig_end(struct stub_rig *rig, struct stub_peer *p) {
   if (p->is_open && c->state != CLOSED && takes_bytes(c)) backend_read(rig->t, c);
 }
 
+/* The peer ends an active connection, and the host has nothing left to say. */
+static inline void rig_leave(struct stub_rig *rig, struct stub_peer *p) {
+  rig_end(rig, p);
+  rig_turn(rig);
+  command_close(&rig->commands, rig_heard(rig, p)->handle, LW_CODE_PEER_CLOSED);
+  rig_submit(rig);
+  rig_turn(rig);
+}
+
 /* The peer is through with it, and so is the host: the slot is free. */
 static inline void rig_drop(struct stub_rig *rig, struct stub_peer *p) {
   struct handle of = rig_heard(rig, p)->handle;
-  rig_end(rig, p);
-  rig_turn(rig);
+  rig_leave(rig, p);
   command_plain(&rig->commands, LW_COMMAND_RELEASE, of);
   rig_submit(rig);
   rig_turn(rig);

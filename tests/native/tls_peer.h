@@ -79,6 +79,8 @@ static void host_take(void *owner, const struct lw_event *event) {
     if (atomic_exchange(&h->close_next, 0)) command_close(&h->commands, of, LW_CODE_NORMAL);
   } else if (event->type == LW_EVENT_VIOLATION) {
     command_close(&h->commands, of, event->code);
+  } else if (event->type == LW_EVENT_ENDED) {
+    command_close(&h->commands, of, LW_CODE_PEER_CLOSED);
   } else if (event->type == LW_EVENT_CLOSED) {
     atomic_store(&h->close_code, event->code);
     atomic_fetch_add(&h->closes, 1);

@@ -340,7 +340,7 @@ static void test_forgeries_13(struct streams *s) {
       {"user_canceled", RECORD_ALERT, {1, 90}, 2, -2, LW_CODE_TLS_FAILED},
       {"a fatal alert", RECORD_ALERT, {2, 80}, 2, -1, LW_CODE_TLS_FAILED},
       {"a long alert", RECORD_ALERT, {2, 80, 0}, 3, 50, LW_CODE_TLS_FAILED},
-      {"close_notify", RECORD_ALERT, {1, 0}, 2, -1, LW_CODE_PEER_CLOSED},
+      {"close_notify", RECORD_ALERT, {1, 0}, 2, 0, LW_CODE_PEER_CLOSED},
   };
   /* OpenSSL would wait for the rest; no client cuts these five bytes. */
   static const struct forgery half[] = {
@@ -356,7 +356,7 @@ static void test_forgeries_12(struct streams *s) {
       {"change_cipher_spec", RECORD_CHANGE_CIPHER_SPEC, {1}, 1, 10, LW_CODE_TLS_FAILED},
       {"a warning", RECORD_ALERT, {1, 90}, 2, -2, LW_CODE_TLS_FAILED},
       {"a fatal alert", RECORD_ALERT, {2, 80}, 2, -1, LW_CODE_TLS_FAILED},
-      {"close_notify", RECORD_ALERT, {1, 0}, 2, -1, LW_CODE_PEER_CLOSED},
+      {"close_notify", RECORD_ALERT, {1, 0}, 2, 0, LW_CODE_PEER_CLOSED},
   };
   test_forgeries(s, cases, sizeof cases / sizeof cases[0]);
 }
@@ -410,6 +410,31 @@ static void test_tampering(struct streams *s) {
     send_all(f.client.fd, record, size);
     forger_expect_end(&f, s, 20, LW_CODE_TLS_FAILED, before, "a record tampered with");
     forger_close(&f);
+  }
+}
+
+/* A client that says close_notify and reads on gets what it is owed, then close_notify; with the
+ * TCP stream ended behind it, too. */
+static void test_half_close(struct streams *s) {
+  for (int ends_tcp = 0; ends_tcp < 2; ends_tcp++) {
+    struct client c = streams_client(s);
+    uint32_t sizes[] = {100, 300000};
+    for (int i = 0; i < 2; i++) {
+      uint8_t *frame = frame_make(sizes[i], 7);
+      size_t done = 0;
+      SSL_write_ex(c.ssl, frame, 5 + (size_t)sizes[i], &done);
+      free(frame);
+    }
+    SSL_shutdown(c.ssl);
+    if (ends_tcp) shutdown(c.fd, SHUT_WR);
+    size_t expected = 10 + sizes[0] + sizes[1], came = 0, done = 0;
+    uint8_t back[4096];
+    while (SSL_read_ex(c.ssl, back, sizeof back, &done) == 1) came += done;
+    CHECK(came == expected, "%zu bytes of %zu", came, expected);
+    int is_told = (SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN) != 0;
+    CHECK(is_told, "no close_notify, with TCP ended %d", ends_tcp);
+    SSL_free(c.ssl);
+    close(c.fd);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "unit_alias.h"
 #include "unit_audience.h"
+#include "unit_half_close.h"
 #include "unit_inflight.h"
 #include "unit_latency.h"
 #include "unit_out_queue.h"
@@ -26,6 +27,7 @@ int main(int argc, char **argv) {
   unit_inflight(seed);
   unit_out_queue(seed);
   unit_stream();
+  unit_half_close();
   unit_reactor(seed);
   unit_settle();
   unit_latency();

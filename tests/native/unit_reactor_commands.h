@@ -57,8 +57,7 @@ static void unit_stale_commands(void) {
   struct stub_rig *rig = rig_open(&stub_options);
   struct stub_peer *p = rig_activate(rig, 0, 0, 0);
   struct handle of = rig_heard(rig, p)->handle;
-  rig_end(rig, p);
-  rig_turn(rig);
+  rig_leave(rig, p);
   CHECK(rig_heard(rig, p)->closes == 1, "not closed");
   command_send(&rig->commands, of, "x", 1); /* gone, and the host has not released it */
   command_audience(&rig->commands, LW_COMMAND_JOIN, of, 1);

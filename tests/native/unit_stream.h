@@ -137,6 +137,13 @@ static const struct {
     {"mqtt length of five bytes", 1, 0, 5, {0x30, 255, 255, 255, 255}, LW_CODE_MALFORMED},
     {"mqtt frame of 256 MB", 1, 0, 5, {0x30, 255, 255, 255, 127}, LW_CODE_FRAME_TOO_LARGE},
     {"mqtt connect of 2 kB", 1, 1, 3, {0x10, 128, 16}, LW_CODE_FRAME_TOO_LARGE},
+    {"a TLS hello to mqtt", 1, 1, 6, {0x16, 3, 1, 2, 0, 1}, LW_CODE_FOREIGN_PROTOCOL},
+    {"HTTP to mqtt", 1, 1, 4, {'G', 'E', 'T', ' '}, LW_CODE_FOREIGN_PROTOCOL},
+    {"mqtt's first byte alone", 1, 1, 1, {0x30}, LW_CODE_FOREIGN_PROTOCOL},
+    {"mqtt connect with flags", 1, 1, 1, {0x11}, LW_CODE_FOREIGN_PROTOCOL},
+    {"a TLS hello to longwire", 0, 1, 6, {0x16, 3, 1, 2, 0, 1}, LW_CODE_FOREIGN_PROTOCOL},
+    {"HTTP to longwire", 0, 1, 5, {'G', 'E', 'T', ' ', '/'}, LW_CODE_FOREIGN_PROTOCOL},
+    {"longwire heartbeat first", 0, 1, 5, {0, 0, 0, 0, 1}, LW_CODE_FOREIGN_PROTOCOL},
     {"mqtt ack without an id", 1, 0, 3, {MQTT_PUBACK, 1, 0}, LW_CODE_MALFORMED},
     {"mqtt ack of id 0 [MQTT-2.2.1-2]", 1, 0, 4, {MQTT_PUBACK, 2, 0, 0}, LW_CODE_MALFORMED},
     {"mqtt ack with flags", 1, 0, 4, {MQTT_PUBACK | 2, 2, 0, 1}, LW_CODE_MALFORMED},
@@ -187,6 +194,7 @@ static void unit_stream_handshake(void) {
     struct stub_rig *rig = rig_open(&stub_options);
     struct stub_peer *p = rig_connect(rig, 0);
     struct stream s = stream_of(LW_PROTOCOL_LONGWIRE);
+    s.bytes[4] = s.to_host[4] = LONGWIRE_HELLO;
     p->piece = piece;
     rig_feed(rig, p, s.bytes, s.size);
     rig_turn(rig);
