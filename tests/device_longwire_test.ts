@@ -97,8 +97,8 @@ Deno.test("Longwire: before Welcome each fault has its code too", async () => {
   const first: readonly [bytes: Uint8Array, code: keyof typeof codes][] = [
     [hello({ protocol_version: 2 }), "unsupported_protocol"],
     [hello({ protocol_version: 1, session_id: "x".repeat(300) }), "client_id_invalid"],
-    [encode({ type: "ack", offset: 1 }), "protocol_error"],
-    [frame(0x82, bytes_of("20 02 11 0000 1801")), "protocol_error"],
+    [encode({ type: "ack", offset: 1 }), "foreign_protocol"],
+    [frame(0x82, bytes_of("20 02 11 0000 1801")), "foreign_protocol"],
   ];
   for (const [bytes, name] of first) {
     await using device = await RawLongwire.open(service.device);
