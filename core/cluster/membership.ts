@@ -11,7 +11,8 @@ import type { Member, View } from "./mod.ts";
 
 /** One second more than a node may act: others need not wait until the directory ends a lease. */
 const lease_ttl_s = 3;
-const act_s = 2;
+/** How long a node may act after it asked for the renewal that succeeded, and not a moment more. */
+export const act_s = 2;
 /** The node fences itself this long before another may take its record away. */
 const lease_margin_ms = 100;
 const keepalive_ms = 350;

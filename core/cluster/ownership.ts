@@ -17,7 +17,7 @@ import { Membership } from "./membership.ts";
 import type { Member, Ownership, SessionHolder, View } from "./mod.ts";
 import { Orphans, type Rows } from "./orphans.ts";
 import { type Handlers, Peers, PeerServer } from "./peer.ts";
-import type { PeerTls } from "./peer_tls.ts";
+import { PeerTls } from "./peer_tls.ts";
 import { Registry } from "./registry.ts";
 import type { Rules } from "./rules.ts";
 
@@ -63,7 +63,7 @@ export class ClusterNode implements FleetPeers {
     readonly etcd: Etcd3,
     /** The same on all nodes, and known to nobody else. */
     readonly secret: Uint8Array,
-    tls: PeerTls | undefined,
+    readonly tls: PeerTls | undefined,
   ) {
     const { node_id } = options.config;
     const { log, holder } = options;
@@ -92,7 +92,7 @@ export class ClusterNode implements FleetPeers {
   static async open(options: NodeOptions): Promise<ClusterNode> {
     const { config } = options;
     const etcd = etcd_client(config.etcd);
-    const tls = await tls_of(config);
+    const tls = config.peer_cert === "" ? undefined : await PeerTls.read(config, options.log);
     const secret = await patiently(options, () => shared_secret(etcd));
     const node = new ClusterNode(options, etcd, secret, tls);
     node.#rules_watch = await patiently(options, () => {
@@ -153,6 +153,7 @@ export class ClusterNode implements FleetPeers {
     await this.#membership.leave();
     this.#peers.close();
     this.#server.close();
+    this.tls?.close();
     this.etcd.close();
   }
 
@@ -252,12 +253,4 @@ async function shared_secret(etcd: Etcd3): Promise<Uint8Array> {
   const text = await etcd.get(secret_key).string();
   if (text === null) throw new Error("Cannot read longwire/secret from etcd");
   return Uint8Array.fromBase64(text);
-}
-
-async function tls_of(config: Config): Promise<PeerTls | undefined> {
-  if (config.peer_cert === "") return undefined;
-  const [cert, key, ca] = await Promise.all(
-    [config.peer_cert, config.peer_key, config.peer_ca].map((path) => Deno.readFile(path)),
-  );
-  return { cert: cert!, key: key!, ca: ca! };
 }

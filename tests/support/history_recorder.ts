@@ -7,9 +7,10 @@
  *   end ID          that connection is gone
  *   write ID        the session's row is written
  *   fence           it owns nothing any more
- *   lease UNTIL     its lease holds so long at least
+ *   lease UNTIL     nobody takes its place before that
  */
 import { EtcdDirectory } from "../../core/cluster/etcd.ts";
+import { act_s } from "../../core/cluster/membership.ts";
 import { Sessions } from "../../core/sessions.ts";
 import { JetStreamStore } from "../../core/store/jetstream.ts";
 
@@ -52,11 +53,11 @@ const { grant } = EtcdDirectory.prototype;
 EtcdDirectory.prototype.grant = async function (ttl_s) {
   const sent_ms = now_ms();
   const lease = await grant.call(this, ttl_s);
-  note(`lease ${(sent_ms + ttl_s * 1000).toFixed(3)}`);
+  note(`lease ${(sent_ms + act_s * 1000).toFixed(3)}`);
   const renew = async () => {
     const sent_ms = now_ms();
     const is_alive = await lease.renew();
-    if (is_alive) note(`lease ${(sent_ms + ttl_s * 1000).toFixed(3)}`);
+    if (is_alive) note(`lease ${(sent_ms + act_s * 1000).toFixed(3)}`);
     return is_alive;
   };
   return { ...lease, renew };
