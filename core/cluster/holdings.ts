@@ -84,7 +84,7 @@ export class Holdings implements Ownership {
 
   claim(id: string, takes_over: boolean, is_wanted = () => true): Promise<void> {
     if (this.holds(id)) return Promise.resolve();
-    const under_way = this.#pending.get(id);
+    const under_way = this.#pending.get(id) ?? this.#arriving.get(id);
     if (under_way !== undefined) {
       under_way.wanted.push(is_wanted);
       return under_way.done.promise;

@@ -133,7 +133,11 @@ export class Registry {
 
   async #claim(speaker: Speaker, id: string, takes_over: boolean): Promise<Granted> {
     if (!this.#is_heard(speaker)) return { kind: "again" };
-    if (!this.#is_complete) await this.#complete.promise;
+    if (!this.#is_complete) {
+      // Others give their call up in time; this node itself would wait for as long as it takes.
+      if (speaker.node_id === this.node_id) return { kind: "again" };
+      await this.#complete.promise;
+    }
     if (!this.#is_heard(speaker)) return { kind: "again" };
     const { view, node_id } = speaker;
     const owner = this.#owners.get(id);
