@@ -494,15 +494,17 @@ async function serve(args: readonly string[]): Promise<void> {
   }));
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
+  const say_drain = () => cluster!.node.drain(config.node_id);
+  const timeout_ms = await drain.leave(say_drain, config.shutdown_timeout_s * 1000);
   sys.stop();
   measures?.stop();
   overload.stop();
   opened.stop();
   const close_webhooks = async () => await webhooks?.stop();
-  const closing = { close_http: web.close, close_webhooks, running };
+  const leave_cluster = async () => await cluster?.close();
+  const closing = { close_http: web.close, close_webhooks, leave_cluster, running };
   const parts = { reactor, hub, sessions, store, log, ...closing };
-  await shut_down(parts, config.shutdown_timeout_s * 1000);
-  await cluster?.close();
+  await shut_down(parts, timeout_ms);
 }
 
 /** Refuses devices, and sends them elsewhere, as the rules say. */

@@ -11,11 +11,14 @@ import type { Log } from "./log.ts";
 import type { Session } from "./session.ts";
 
 const tick_ms = 50;
+/** Of the time that a node has to end: the rest is for those who could not be moved. */
+const leave_share = 0.8;
 
 export class Drain {
   is_draining = false;
   /** Devices that were told to go elsewhere. */
   moved = 0;
+  readonly #empty = Promise.withResolvers<void>();
 
   /** @param places nodes that take devices, the emptiest first */
   constructor(
@@ -45,6 +48,23 @@ export class Drain {
       await new Promise((resolve) => setTimeout(resolve, tick_ms));
     }
     this.log.info("drained", { moved: this.moved });
+    this.#empty.resolve();
+  }
+
+  /**
+   * Empties a node that is about to end, if others take its devices; answers how much is left of
+   * the time, of which a part is kept for what comes after.
+   * @param say tells the others that this node is draining, and begins
+   */
+  async leave(say: () => Promise<void>, timeout_ms: number): Promise<number> {
+    if (this.places().length === 0) return timeout_ms;
+    const begin_ms = performance.now();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, timeout_ms * leave_share);
+    say().catch(() => this.begin()); // the others need not know for that
+    await Promise.race([this.#empty.promise, promise]);
+    clearTimeout(timer);
+    return timeout_ms - (performance.now() - begin_ms);
   }
 
   /** Sends some of the devices elsewhere: as many as the rate allows in a time. */

@@ -20,6 +20,8 @@ export interface ShutdownParts {
   readonly close_http: () => Promise<void>;
   /** Ends what is sent to webhooks, and writes how far each has come. */
   readonly close_webhooks: () => Promise<void>;
+  /** Ends what others are told of this node, which is asked of the reactor until then. */
+  readonly leave_cluster: () => Promise<void>;
   /** Settled when the hub's loop has ended. */
   readonly running: Promise<void>;
 }
@@ -70,6 +72,7 @@ export async function shut_down(parts: ShutdownParts, timeout_ms: number): Promi
   await parts.close_webhooks();
   await sessions.close();
   await store.close();
+  await parts.leave_cluster();
   reactor.close();
   log.info("stopped", {
     duration_ms: Math.round(performance.now() - begin_ms),

@@ -39,6 +39,13 @@ interface Pending {
   readonly wanted: (() => boolean)[];
   /** Grants up to this one are void: another node has been granted the session since. */
   void_to: number;
+  /** What was read of the session is older than what this node itself has written since. */
+  is_stale: boolean;
+}
+
+function nobody_says(): Refusal {
+  const why = "The cluster cannot say who owns the session";
+  return new Refusal(codes.server_busy, why, 1000);
 }
 
 export class Holdings implements Ownership {
@@ -91,7 +98,15 @@ export class Holdings implements Ownership {
     }
     const done = Promise.withResolvers<void>();
     const ends_ms = this.clock.now_ms() + claim_timeout_ms;
-    const pending = { id, takes_over, done, ends_ms, wanted: [is_wanted], void_to: 0 };
+    const pending = {
+      id,
+      takes_over,
+      done,
+      ends_ms,
+      wanted: [is_wanted],
+      void_to: 0,
+      is_stale: false,
+    };
     this.#pending.set(id, pending);
     this.#enqueue(pending);
     return done.promise;
@@ -146,7 +161,9 @@ export class Holdings implements Ownership {
     this.#leaving.add(id);
     try {
       if (!await this.holder.hand_over(id, takes_over)) return "in_use";
+      const arriving = this.#arriving.get(id);
       if (this.#held.get(id) === held) this.#drop(id);
+      else if (arriving !== undefined) arriving.is_stale = true; // granted anew meanwhile
       return "done";
     } finally {
       this.#leaving.delete(id);
@@ -167,8 +184,7 @@ export class Holdings implements Ownership {
     }
     if (this.clock.now_ms() > pending.ends_ms) {
       this.#pending.delete(pending.id);
-      const why = "The cluster cannot say who owns the session";
-      pending.done.reject(new Refusal(codes.server_busy, why, 1000));
+      pending.done.reject(nobody_says());
       return;
     }
     const registrar = this.#rendezvous.registrar_of(pending.id);
@@ -228,18 +244,29 @@ export class Holdings implements Ownership {
 
   /** Who waits goes on when the session is there as the owner before left it. */
   async #adopt(pending: Pending): Promise<void> {
-    const { id, done } = pending;
+    const { id, done, takes_over } = pending;
     // Grants do not tell: two registrars may have given the same number.
-    const is_current = () => this.#arriving.get(id) === pending && !this.#leaving.has(id);
+    const is_mine = () => this.#arriving.get(id) === pending;
+    const is_current = () => is_mine() && !pending.is_stale && !this.#leaving.has(id);
     this.#arriving.set(id, pending);
     try {
-      await this.holder.adopt(id, is_current);
-      if (is_current()) this.#arriving.delete(id);
-      done.resolve();
+      do {
+        while (is_mine() && this.#leaving.has(id)) await sleep(this.clock, retry_ms);
+        pending.is_stale = false;
+        if (is_mine()) await this.holder.adopt(id, is_current);
+      } while (is_mine() && !is_current());
     } catch (error) {
-      if (is_current()) this.release(id);
-      done.reject(error);
+      if (is_mine()) this.release(id);
+      return done.reject(error);
     }
+    if (is_mine()) {
+      this.#arriving.delete(id);
+      return done.resolve();
+    }
+    await sleep(this.clock, retry_ms); // it was taken away meanwhile
+    if (this.clock.now_ms() > pending.ends_ms) return done.reject(nobody_says());
+    const is_wanted = () => pending.wanted.some((is_wanted) => is_wanted());
+    this.claim(id, takes_over, is_wanted).then(done.resolve, done.reject);
   }
 
   async #announce(node_id: string, view: number): Promise<void> {
