@@ -22,7 +22,11 @@ export interface Registrars {
     held: readonly Announced[],
     last: boolean,
   ): Promise<boolean>;
-  release(node_id: string, released: readonly (readonly [string, number])[]): Promise<void>;
+  release(
+    node_id: string,
+    view: number,
+    released: readonly (readonly [string, number])[],
+  ): Promise<void>;
 }
 
 /** How long a device waits for its session, before it is told to come back later. */
@@ -140,6 +144,7 @@ export class Holdings implements Ownership {
       for (const pending of queue.splice(0)) this.#enqueue(pending);
     }
     for (const pending of this.#pending.values()) pending.void_to = 0;
+    this.#released.clear(); // whoever is asked to hand over what it has not says so
   }
 
   /** Forgets what it held: others may own it. */
@@ -298,8 +303,9 @@ export class Holdings implements Ownership {
   async #tell_released(registrar: string): Promise<void> {
     const released = this.#released.get(registrar) ?? [];
     this.#released.delete(registrar);
+    if (released.length === 0) return;
     try {
-      await this.registrars.release(registrar, released);
+      await this.registrars.release(registrar, this.#view.number, released);
     } catch {
       // Then the registrar asks for it to be handed over, some day.
     }

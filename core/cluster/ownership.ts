@@ -215,8 +215,8 @@ export function session_handlers(
     Announce: ({ held, last, ...speaker }) => {
       return { taken: registry().announce(speaker, held, last) };
     },
-    Release: ({ node_id, released }) => {
-      for (const [id, grant] of released) registry().release(node_id, id, grant);
+    Release: ({ released, ...speaker }) => {
+      for (const [id, grant] of released) registry().release(speaker, id, grant);
       return {};
     },
     HandOver: async (request) => ({ answer: await holdings().hand_over(request) }),

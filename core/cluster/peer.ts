@@ -30,7 +30,7 @@ interface Messages {
     Speaker & { held: readonly Announced[]; last: boolean },
     { taken: boolean },
   ];
-  Release: [{ node_id: string; released: readonly (readonly [string, number])[] }, unknown];
+  Release: [Speaker & { released: readonly (readonly [string, number])[] }, unknown];
   HandOver: [HandOver, { answer: "done" | "in_use" | "again" }];
   Drain: [unknown, unknown];
   /** What the node knows of devices (core/fleet.ts). */
@@ -279,9 +279,11 @@ export class Peers implements Registrars {
 
   async release(
     node_id: string,
+    view: number,
     released: readonly (readonly [string, number])[],
   ): Promise<void> {
-    await this.#call(node_id, "Release", { node_id: this.node_id, released }, call_timeout_ms);
+    const request = { ...this.#speaker(view), released };
+    await this.#call(node_id, "Release", request, call_timeout_ms);
   }
 
   readonly ask_owner: AskOwner = async (node_id, request) => {

@@ -89,6 +89,7 @@ export class Registry {
     const { node_id } = speaker;
     if (this.#announced.has(node_id)) return true;
     for (const [id, held_by] of held) {
+      this.#grant = Math.max(this.#grant, held_by); // no later one has that number
       this.#owners.set(id, { node_id, grant: ++this.#grant, held_by });
     }
     if (is_last) this.#announced.add(node_id);
@@ -120,8 +121,13 @@ export class Registry {
     return this.#announced.size === this.#view.members.size;
   }
 
-  /** The owner has no such session any more; a later grant of the same node is not meant. */
-  release(node_id: string, id: string, grant: number): void {
+  /**
+   * The owner has no such session any more; a later grant of the same node is not meant, nor one of
+   * another registrar that has the same number.
+   */
+  release(speaker: Speaker, id: string, grant: number): void {
+    if (!this.#is_heard(speaker)) return;
+    const { node_id } = speaker;
     const owner = this.#owners.get(id);
     if (owner?.node_id === node_id && owner.held_by === grant) this.#owners.delete(id);
   }

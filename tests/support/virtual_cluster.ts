@@ -228,8 +228,8 @@ export class SimNode {
         const request = { ...speaker(view), held, last };
         return (await this.#call(node_id, 1000, (node) => node.handlers.Announce(request))).taken;
       },
-      release: async (node_id, released) => {
-        const request = { node_id: this.node_id, released };
+      release: async (node_id, view, released) => {
+        const request = { ...speaker(view), released };
         await this.#call(node_id, 3000, (node) => node.handlers.Release(request));
       },
     };
