@@ -41,7 +41,10 @@ function options_of({ series, format }, width, on_index) {
         font,
         size: 28,
         space: 70,
-        values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)),
+        values: (_, splits) => {
+          const characters = splits[1] - splits[0] < 60 ? 8 : 5;
+          return splits.map((at) => clock(at).slice(0, characters));
+        },
       },
       { ...axis, font, size: 58, space: 34, values: (_, splits) => splits.map(format) },
     ],

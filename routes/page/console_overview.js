@@ -12,7 +12,11 @@ function Tile({ id, label, value, note, is_bad }) {
   `;
 }
 
+/** Names of longwire_degradation_step. */
+const steps = ["normal", "throttling", "shedding", "detached"];
+
 function per_second(value) {
+  if (value === null) return "–";
   return `${short_number(value)}/s`;
 }
 
@@ -25,9 +29,12 @@ function breaker_of(series) {
 export function Tiles({ history }) {
   const { series } = history;
   const last = (name) => history.last(name);
+  const is_known = series.size > 0;
   const is_failing = total(series, "longwire_store_failing") > 0;
   const breaker = breaker_of(series);
   const head = total(series, "longwire_log_head_offset");
+  const step = steps[total(series, "longwire_degradation_step")];
+  const load = total(series, "longwire_load_percent");
   const lost = total(series, "longwire_descriptors_lost");
   const descriptors = total(series, "longwire_descriptors");
   return html`
@@ -37,18 +44,26 @@ export function Tiles({ history }) {
       )} note=${`${short_number(last("sessions"))} sessions`} />
       <${Tile} id="tile-published" label="Published" value=${per_second(last("published"))}
         note=${`${per_second(last("delivered"))} delivered`} />
-      <${Tile} id="tile-latency" label="Publish to socket, P99" value=${short_time(last("p99"))}
+      <${Tile} id="tile-latency" label="P99 to socket" value=${short_time(last("p99"))}
         note=${`P50 ${short_time(last("p50"))}`} />
       <${Tile} id="tile-dropped" label="Dropped" value=${per_second(last("dropped"))}
         is_bad=${last("dropped") > 0} note=${`${per_second(last("refused"))} refused`} />
       <${Tile} id="tile-queue" label="Waiting to be sent" value=${short_bytes(last("queue_bytes"))}
         note=${`${short_number(descriptors)} descriptors${lost > 0 ? `, ${lost} lost` : ""}`}
         is_bad=${lost > 0} />
-      <${Tile} id="tile-store" label="Store" value=${is_failing ? "failing" : "well"}
+      <${Tile} id="tile-store" label="Store" value=${!is_known
+        ? "–"
+        : is_failing
+        ? "failing"
+        : "well"}
         is_bad=${is_failing} note=${`at offset ${short_number(head)}`} />
-      <${Tile} id="tile-breaker" label="Breaker" value=${(breaker ?? "none").replace("_", " ")}
+      <${Tile} id="tile-load" label="Load" value=${is_known ? `${short_number(load)} %` : "–"}
+        is_bad=${step !== "normal"} note=${step} />
+      <${Tile} id="tile-breaker" label="Breaker" value=${is_known
+        ? (breaker ?? "none").replace("_", " ")
+        : "–"}
         is_bad=${breaker !== undefined && breaker !== "closed"}
-        note=${breaker === undefined ? "no Prometheus is asked" : "by Prometheus"} />
+        note=${breaker === undefined ? "no Prometheus" : "by Prometheus"} />
     </div>
   `;
 }
@@ -78,21 +93,32 @@ export function Charts({ history, seconds, theme }) {
   `;
 }
 
+/** What a node's load and steps come to. */
+function node_state({ draining, degradation, breaker }) {
+  if (draining) return ["warn", "draining"];
+  if (breaker === "open") return ["bad", "breaker open"];
+  if (degradation !== undefined && degradation !== "normal") return ["warn", degradation];
+  return ["good", "serving"];
+}
+
+function Node({ node }) {
+  const { node_id, zone, version, connections, sessions, load_percent, mqtt } = node;
+  const [tone, state] = node_state(node);
+  return html`
+    <tr>
+      <th scope="row">${node_id}</th>
+      <td><span class=${`pill ${tone}`}>${state}</span></td>
+      <td class="number">${load_percent ?? 0} %</td>
+      <td class="number">${short_number(connections)}</td>
+      <td class="number">${short_number(sessions)}</td>
+      <td>${mqtt}</td>
+      <td>${[zone, version].filter((text) => text).join(", ")}</td>
+    </tr>
+  `;
+}
+
 export function Nodes({ nodes, problem }) {
-  const rows = nodes.map(({ node_id, zone, version, connections, sessions, draining, mqtt }) =>
-    html`
-      <tr key=${node_id}>
-        <th scope="row">${node_id}</th>
-        <td><span class=${`pill ${draining ? "warn" : "good"}`}>${draining
-          ? "draining"
-          : "serving"}</span></td>
-        <td class="number">${short_number(connections)}</td>
-        <td class="number">${short_number(sessions)}</td>
-        <td>${mqtt}</td>
-        <td>${[zone, version].filter((text) => text).join(", ")}</td>
-      </tr>
-    `
-  );
+  const rows = nodes.map((node) => html`<${Node} key=${node.node_id} node=${node} />`);
   const table = html`
     <div class="scroll" tabindex="0" role="group" aria-label="Table of nodes">
       <table>
@@ -100,6 +126,7 @@ export function Nodes({ nodes, problem }) {
           <tr>
             <th scope="col">Node</th>
             <th scope="col">State</th>
+            <th scope="col" class="number">Load</th>
             <th scope="col" class="number">Connections</th>
             <th scope="col" class="number">Sessions</th>
             <th scope="col">MQTT</th>
