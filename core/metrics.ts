@@ -63,6 +63,14 @@ export interface StreamCounts {
   readonly websocket: number;
 }
 
+/** What asks for the breaker (core/cluster/prometheus.ts). */
+export interface PrometheusCounts {
+  readonly is_unreachable: boolean;
+  readonly failures: number;
+  readonly rounds: number;
+  readonly rules_failing: number;
+}
+
 /** What a cluster counts (core/cluster/join.ts). */
 export interface ClusterCounts {
   readonly node: {
@@ -92,7 +100,7 @@ export class Metrics {
   }
 
   /** What there is only with some settings. */
-  add_breaker(breaker: Breaker, source: { is_unreachable: boolean; failures: number }): void {
+  add_breaker(breaker: Breaker, source: PrometheusCounts): void {
     const states = ["closed", "open", "half_open"] as const;
     this.#show.gauge("breaker_state", "1 for the state that the breaker is in", () => {
       return states.map((state) => [{ state }, breaker.state === state ? 1 : 0]);
@@ -104,6 +112,12 @@ export class Metrics {
       () => source.is_unreachable ? 1 : 0,
     );
     this.#show.counter("prometheus_failures", "Questions not answered", () => source.failures);
+    this.#show.counter("breaker_rounds", "Times that all rules were asked", () => source.rounds);
+    this.#show.gauge(
+      "breaker_rules_failing",
+      "Rules of the breaker that Prometheus does not understand",
+      () => source.rules_failing,
+    );
   }
 
   add_streams(counts: () => StreamCounts): void {

@@ -1,5 +1,6 @@
 /** A service with too much to do, because a device reads nothing: what it holds back, and how. */
 import { assert, assertEquals } from "@std/assert";
+import { codes } from "../core/codes.ts";
 import { encode } from "../core/protocol/mqtt.ts";
 import { connect_packet } from "./support/mqtt_client.ts";
 import { MqttJs } from "./support/mqtt_js.ts";
@@ -77,7 +78,10 @@ Deno.test("overload: throttles, sheds, and goes back by itself", async () => {
     assert(Number(refused.headers.get("retry-after")) >= 1);
     const rejected = await service.metric(`longwire_admission_rejected_total{request="publish"}`);
     assert(rejected >= 20);
-    // Devices are not refused: they wait.
+    await eventually("a connect is turned away", async () => {
+      return (await MqttJs.refused(service.mqtt)).reason_code === codes.overloaded.mqtt;
+    });
+    // Devices that are connected are not refused: they wait.
     for (let n = 0; n < 5; n++) await publisher.publish("t/5", `${n}`, 1);
     assert(await service.metric("longwire_publishers_slowed_total") > 0);
 

@@ -3,7 +3,7 @@
  * somebody publishes. Invariant: an answer that does not come in time changes nothing but a metric.
  */
 import type { Log } from "../log.ts";
-import { type Breaker, combine, judge, type Observation } from "./breaker.ts";
+import { type Breaker, type BreakerRule, combine, judge, type Observation } from "./breaker.ts";
 
 const interval_ms = 500;
 const timeout_ms = 800;
@@ -18,9 +18,18 @@ interface QueryAnswer {
   };
 }
 
+/** Prometheus has answered, and said that it cannot. */
+class QueryProblem extends Error {
+  override readonly name = "QueryProblem";
+}
+
 export class PrometheusWatch {
   /** Queries that were not answered. */
   failures = 0;
+  /** Times that all rules were asked, and rules of the last time that it did not understand. */
+  rounds = 0;
+  rules_failing = 0;
+  #failing = 0;
   /** The last queries were not answered: the breaker stays as it is. */
   is_unreachable = false;
   #closed = false;
@@ -50,13 +59,21 @@ export class PrometheusWatch {
 
   async #poll(): Promise<void> {
     const { rules } = this.breaker.settings;
+    this.#failing = 0;
     try {
       const observations = await Promise.all(rules.map(async (rule): Promise<Observation> => {
-        return judge(rule, await this.#query(rule.query));
+        return judge(
+          rule,
+          await this.#query(rule.query).catch((error) => this.#failed(error, rule)),
+        );
       }));
       if (this.is_unreachable) this.log.info("Prometheus answers again");
       this.is_unreachable = false;
-      this.breaker.observe(combine(observations), this.now_ms());
+      this.rounds++;
+      this.rules_failing = this.#failing;
+      // Where there are no rules any more, nothing keeps it open.
+      const observation = rules.length === 0 ? "good" : combine(observations);
+      this.breaker.observe(observation, this.now_ms());
     } catch (error) {
       this.failures++;
       if (!this.is_unreachable) {
@@ -66,14 +83,22 @@ export class PrometheusWatch {
     }
   }
 
+  /** A query that Prometheus does not understand says nothing; the others count. */
+  #failed(error: unknown, { name }: BreakerRule): number[] {
+    if (!(error instanceof QueryProblem)) throw error;
+    this.#failing++;
+    this.log.warn("a rule of the breaker cannot be asked", { rule: name, error: error.message });
+    return [];
+  }
+
   async #query(query: string): Promise<number[]> {
     const url = `http://${this.address}/api/v1/query?query=${encodeURIComponent(query)}`;
     const response = await fetch(url, { signal: AbortSignal.timeout(timeout_ms) });
     const answer: QueryAnswer = await response.json();
     if (answer.status !== "success" || answer.data === undefined) {
-      throw new Error(answer.error ?? `status ${response.status}`);
+      throw new QueryProblem(answer.error ?? `status ${response.status}`);
     }
-    if (answer.data.resultType !== "vector") throw new Error(`not an instant vector: ${query}`);
+    if (answer.data.resultType !== "vector") throw new QueryProblem("not an instant vector");
     return answer.data.result.map(({ value }) => Number(value[1]));
   }
 }

@@ -3,6 +3,7 @@
  * those who are connected hear them on every node, and what was called stored is there afterwards.
  */
 import { assert, assertEquals } from "@std/assert";
+import { hear_batch, NodeOutage, type OtherNodes } from "../../core/cluster/outage.ts";
 import { cluster_programs, TestCluster } from "../support/cluster.ts";
 import { MqttJs } from "../support/mqtt_js.ts";
 import { test_with } from "../support/process.ts";
@@ -72,6 +73,52 @@ async function offsets_of(node: Service, topic: string): Promise<Set<number>> {
   }
   return offsets;
 }
+
+/** A node that answers when the test says so. */
+class SlowNodes implements OtherNodes {
+  readonly batches: { readonly topics: string[]; answer(audiences: number[] | null): void }[] = [];
+
+  others(): readonly string[] {
+    return ["b"];
+  }
+
+  deliver(_node_id: string, batch: Uint8Array): Promise<readonly number[]> {
+    const topics: string[] = [];
+    hear_batch(batch, ({ topic }) => topics.push(topic));
+    const { promise, resolve, reject } = Promise.withResolvers<readonly number[]>();
+    const answer = (audiences: number[] | null) => {
+      if (audiences === null) reject(new Error("too late"));
+      else resolve(audiences);
+    };
+    this.batches.push({ topics, answer });
+    return promise;
+  }
+}
+
+Deno.test("outage: one batch at a time to a node, in order, each message answered", async () => {
+  const nodes = new SlowNodes();
+  const outage = new NodeOutage(nodes);
+  const pass = (topic: string) =>
+    outage.pass({
+      ...{ topic, payload: new Uint8Array(10), qos: 1, retain: false },
+      ...{ time_ms: 1, expires_ms: 0, key: "" },
+    }, 1);
+  const first = [pass("1"), pass("2")];
+  await eventually("the first batch", () => Promise.resolve(nodes.batches.length === 1));
+  const second = [pass("3"), pass("4"), pass("5")]; // while the first is under way
+  nodes.batches[0]!.answer([5, 7]);
+  assertEquals((await Promise.all(first)).map(({ audience }) => audience), [6, 8]);
+  await eventually("the second batch", () => Promise.resolve(nodes.batches.length === 2));
+  nodes.batches[1]!.answer(null);
+  assertEquals(
+    (await Promise.all(second)).map(({ audience, nodes, missed }) => {
+      return [audience, nodes, missed];
+    }),
+    Array(3).fill([1, 0, ["b"]]),
+  );
+  assertEquals(nodes.batches.map(({ topics }) => topics), [["1", "2"], ["3", "4", "5"]]);
+  assertEquals([outage.passed, outage.missed], [2, 3]);
+});
 
 test_with(cluster_programs, "outage: without NATS messages pass from node to node", async () => {
   await using cluster = await TestCluster.start(2);
