@@ -5,7 +5,8 @@ import { limits } from "../../core/limits.ts";
 import * as mqtt from "../../core/protocol/mqtt.ts";
 import { Writer } from "../../core/protocol/mqtt_bytes.ts";
 import { bytes_of, concat } from "../cases/bytes.ts";
-import { frame, mqtt_cases, type MqttCase } from "../cases/mqtt_cases.ts";
+import { frame, mqtt_cases as packet_cases, type MqttCase } from "../cases/mqtt_cases.ts";
+import { mqtt_property_cases, property_identifiers } from "../cases/mqtt_property_cases.ts";
 import { random_of, seed_for } from "../cases/random.ts";
 import {
   check_stream,
@@ -14,6 +15,8 @@ import {
   type Codec,
   refusal_of,
 } from "./codec_suite.ts";
+
+const mqtt_cases = [...packet_cases, ...mqtt_property_cases];
 
 const codec: Codec<MqttCase> = {
   decode_frame: (c, bytes, begin, end) => mqtt.decode_frame(bytes, begin, end, c.version),
@@ -128,6 +131,19 @@ Deno.test("mqtt: the table has every packet type, version and refusal", () => {
   ) {
     assert(refusals.has(name), name);
   }
+});
+
+Deno.test("mqtt: the table has every property, at every place that takes it", () => {
+  assertEquals(property_identifiers.size, 27); // table 2-4
+  const seen = new Set<string>();
+  for (const { packet } of accepted) {
+    const carried = packet as { type: string; properties?: object; will?: { properties?: object } };
+    for (const name of Object.keys(carried.properties ?? {})) seen.add(`${carried.type} ${name}`);
+    for (const name of Object.keys(carried.will?.properties ?? {})) seen.add(`will ${name}`);
+  }
+  // CONNECT 9, will 7, CONNACK 17, PUBLISH 8, acknowledgements 6 x 2, SUBSCRIBE 2, UNSUBSCRIBE 1,
+  // DISCONNECT 4, AUTH 4
+  assertEquals(seen.size, 64, [...seen].sort().join(", "));
 });
 
 Deno.test("mqtt: a decoder learns its version from CONNECT", () => {
