@@ -466,7 +466,7 @@ async function serve(args: readonly string[]): Promise<void> {
   overload.outage = cluster?.node.outage ?? null;
   route_connects(config, hub, rules, () => cluster?.node.places() ?? []);
   await watch_prometheus(config, router, metrics, log, rules);
-  await webhooks?.start();
+  await webhooks?.start(cluster?.node ?? null);
   if (webhooks !== null) metrics.add_webhooks(webhooks);
   const ruled = { rules, degradation, cluster: cluster?.node ?? null };
   const shown = { gate, router, store, metrics, version, refused, ...ruled };

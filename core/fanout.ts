@@ -14,6 +14,8 @@ import { Form, frame_bytes_max, FrameWriter } from "./wire_form.ts";
 
 /** A listener within the process: a stream of HTTP, not a connection of the reactor. */
 export interface Tap {
+  /** True = it only reads the log, and is none of those that a publish has reached. */
+  readonly is_reader?: boolean;
   /** One message; payload bytes may not be kept. `offset` 0 = not stored. */
   hear(message: Message, offset: number): void;
 }
@@ -353,7 +355,7 @@ export class Fanout {
       if (this.#told.has(tap)) continue;
       if (is_many) this.#told.add(tap);
       tap.hear(message, offset);
-      members++;
+      if (!tap.is_reader) members++;
     }
     return members;
   }

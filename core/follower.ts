@@ -11,6 +11,8 @@ import type { Page } from "./store/mod.ts";
 
 /** Where messages go. */
 export interface Sink {
+  /** As of a tap; absent = false. */
+  readonly is_reader?: boolean;
   /** Whether it takes more now. */
   has_room(): boolean;
   /** Takes one message; the payload's bytes may not be kept. `offset` 0 = not stored. */
@@ -38,6 +40,10 @@ export class Follower implements Tap {
     this.#after = after ?? router.dispatched;
     for (const filter of filters) router.fanout.tap(filter, this);
     this.room();
+  }
+
+  get is_reader(): boolean {
+    return this.sink.is_reader === true;
   }
 
   /** Everything up to this offset has been written, or does not match. */

@@ -151,7 +151,9 @@ export class Sessions {
     if (this.store.shared === undefined || this.#by_id.has(id)) return;
     const stored = await this.store.shared.session(id);
     if (stored === undefined || this.#by_id.has(id) || !is_current()) return;
-    const session = session_of(stored, this.#answers_of, this.now_ms(), this.store.head);
+    const { head } = this.store;
+    const on_interrupted = this.on_interrupted;
+    const session = session_of(stored, this.#answers_of, this.now_ms(), head, on_interrupted);
     this.#by_id.set(id, session);
     this.#unanswered.began(session);
     this.subscriptions += session.subscription_count;

@@ -40,6 +40,8 @@ const update_ms = 1000;
 
 /** A node among others. */
 export class ClusterNode implements FleetPeers {
+  /** Told of each view, for what else nodes share among themselves. */
+  on_view: (view: View) => void = () => {};
   readonly ownership: Ownership;
   /** Answers what other nodes ask of this node's devices, from when it serves. */
   on_asked: (question: FleetQuestion) => Promise<unknown> = () => {
@@ -168,6 +170,7 @@ export class ClusterNode implements FleetPeers {
     this.#registry.set_view(view);
     this.#holdings.set_view(view);
     this.#orphans.set_view(view);
+    this.on_view(view);
   }
 
   #on_dead(member: Member): void {

@@ -81,6 +81,7 @@ const again_ms = 1000;
 const replay_page = 64;
 
 export class HookRunner implements Sink {
+  readonly is_reader = true;
   readonly endpoint: Endpoint;
   readonly #names: Namespace;
   readonly #lanes: readonly Lane[];

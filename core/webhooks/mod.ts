@@ -2,6 +2,7 @@
  * All webhooks of a node: which there are, which of them it runs, and the events of devices that
  * they want. A set that cannot be used changes nothing. A node without the setting never loads it.
  */
+import { Rendezvous, type View } from "../cluster/mod.ts";
 import type { Config } from "../config.ts";
 import type { Hub } from "../hub.ts";
 import { limits } from "../limits.ts";
@@ -27,6 +28,12 @@ import { EventLog } from "./event_log.ts";
 import { HookRunner } from "./hook_runner.ts";
 import { refusal_of_target, Sender } from "./sender.ts";
 import { hook_row, is_hook_row } from "./topics.ts";
+
+/** The nodes of a cluster. */
+export interface Nodes {
+  readonly view: View;
+  on_view: (view: View) => void;
+}
 
 export interface WebhookParts {
   readonly router: Router;
@@ -88,10 +95,19 @@ export class Webhooks {
     return webhooks;
   }
 
-  /** The sessions have been read: hooks run from now on, from where they were. */
-  async start(): Promise<void> {
+  /**
+   * The sessions have been read: hooks run from now on, from where they were.
+   * @param node null = this node is alone
+   */
+  async start(node: Nodes | null): Promise<void> {
     this.#device_events.interrupted(this.#interrupted.splice(0));
+    const { sessions } = this.parts;
+    sessions.on_interrupted = (session) => this.#device_events.interrupted([session]);
     this.callbacks.start();
+    if (node !== null) {
+      node.on_view = (view) => this.#share(view);
+      this.#is_mine = this.#part_in(node.view);
+    }
     await this.#apply();
     const { log } = this.parts;
     const look = () => {
@@ -102,9 +118,14 @@ export class Webhooks {
     this.#timers = [setInterval(look, file_refresh_ms), setInterval(() => this.#flush(), flush_ms)];
   }
 
-  /** Others take their part of the hooks; to be called whenever they come or go. */
-  share(is_mine: (row: string) => boolean): void {
-    this.#is_mine = is_mine;
+  /** Each hook runs at one node: with those that come and go, few of them move. */
+  #part_in({ members }: View): (row: string) => boolean {
+    const rendezvous = new Rendezvous(members.keys());
+    return (row) => rendezvous.registrar_of(row) === this.config.node_id;
+  }
+
+  #share(view: View): void {
+    this.#is_mine = this.#part_in(view);
     void this.#apply();
   }
 

@@ -28,7 +28,9 @@ Deno.test("a message is a signed CloudEvent, in each form that it can have", asy
   const url = `${service.http}/v1/topics/orders/%C3%A4/1?key=k`;
   const json = '{"big": 12345678901234567890}';
   const headers = { "content-type": "application/json" };
-  const { id, offset } = await (await fetch(url, { method: "POST", body: json, headers })).json();
+  const answer = await fetch(url, { method: "POST", body: json, headers });
+  const { id, offset, audience } = await answer.json();
+  assertEquals(audience, 0, "a hook is no device");
   const requests = [(await receiver.requests.next())!, (await receiver.requests.next())!];
   for (const { events: [event], headers } of requests) {
     assertEquals(headers.get("webhook-id"), id);
