@@ -105,6 +105,8 @@ function told_in(sequence: Sequence): mqtt.Version {
 function allowed_reasons(sequence: Sequence): { first: boolean; reasons: number[] } | undefined {
   const { got, version } = refusal_of(sequence);
   if (got?.kind !== "refused") return undefined;
+  // What does not even begin as CONNECT does is another protocol's: it is told nothing.
+  if (version === 0 && sequence.bytes[0] !== 0x10) return { first: true, reasons: [] };
   const type = version === 0 ? "connack" : "disconnect";
   return { first: version === 0, reasons: [mqtt.reason_for(type, told_in(sequence), got.code)] };
 }
