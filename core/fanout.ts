@@ -232,6 +232,7 @@ export class Fanout {
       aside: retain || shared || again > 0,
       settle: shared || again > 0,
       shared: shared && again === 0,
+      behind_count: session.behind_count,
       bytes_max: frame_bytes_max(form, message, identifiers.length),
     });
     const end = this.#writer.write(

@@ -100,8 +100,9 @@ export class Replayer {
     if (replay === null) {
       this.#begin(session, after);
     } else if (after < replay.after) {
-      // It had fallen behind before it was told to be: what it missed until then is still to come.
-      replay.after = after;
+      // It had fallen behind before it was told to be, or another message has the packet id of one
+      // that it was handed: what it has missed is still to come. What is being read is void.
+      session.replay = { ...replay, after, room: 0, room_bytes: 0, reading: false };
     }
   }
 
@@ -272,11 +273,15 @@ export class Replayer {
       if (session.lapsed !== null || may_want(session, filter, options)) filters.push(filter);
     }
     const limit = Math.min(replay.room, limits.replay_batch_messages);
+    // What is dispatched while it is read may be for a filter that is subscribed to meanwhile.
+    const { dispatched } = this.router;
     const page = filters.length === 0
-      ? { messages: [], next: this.router.dispatched, gap: false }
+      ? { messages: [], next: dispatched, gap: false }
       : this.router.store.read(filters, replay.after, limit);
-    if (!(page instanceof Promise)) return this.#hand_over(session, replay, page);
-    this.#later(session, replay, page, (read) => this.#hand_over(session, replay, read));
+    if (!(page instanceof Promise)) return this.#hand_over(session, replay, page, dispatched);
+    this.#later(session, replay, page, (read) => {
+      this.#hand_over(session, replay, read, dispatched);
+    });
     return 0;
   }
 
@@ -375,6 +380,7 @@ export class Replayer {
       released: true,
       aside: true,
       settle: true,
+      behind_count: session.behind_count,
       bytes_max: 4,
     });
     const out = this.reactor.commands;
@@ -420,8 +426,8 @@ export class Replayer {
     return handed;
   }
 
-  #hand_over(session: Session, replay: Replay, page: Page): number {
-    const { dispatched } = this.router;
+  /** @param upto what follows it in the page is read again, or comes live */
+  #hand_over(session: Session, replay: Replay, page: Page, upto: number): number {
     if (page.gap) {
       const [first] = page.messages;
       this.on_gap(session, replay.after, first === undefined ? page.next : first.offset - 1);
@@ -429,8 +435,7 @@ export class Replayer {
     let handed = 0;
     let { next } = page;
     for (const message of page.messages) {
-      // What has been stored but not dispatched yet comes live.
-      if (message.offset > dispatched) break;
+      if (message.offset > upto) break;
       if (replay.room <= 0) {
         next = message.offset - 1;
         break;
@@ -444,9 +449,9 @@ export class Replayer {
       this.#take_room(replay, message);
       handed++;
     }
-    replay.after = Math.min(next, dispatched);
+    replay.after = Math.min(next, upto);
     if (handed > 0) replay.is_untouched = false;
-    if (replay.after >= dispatched) this.#go_live(session, replay);
+    if (replay.after >= this.router.dispatched) this.#go_live(session, replay);
     else this.#go_on(session, replay);
     return handed;
   }

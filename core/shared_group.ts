@@ -97,7 +97,7 @@ export class Group implements Sink {
     clearTimeout(this.#timer);
   }
 
-  /** The message of this offset is with a session that is to come back. */
+  /** The message of this offset is with a session, or nobody wants it any more. */
   leave_out(offset: number): void {
     const index = this.#returned.indexOf(offset);
     if (index >= 0) this.#returned.splice(index, 1);
@@ -133,15 +133,16 @@ export class Group implements Sink {
 
   #redeliver(): void {
     while (this.#returned.length > 0 && !this.#reading && this.has_room()) {
-      const found = this.router.store.get(this.#returned[0]);
+      const [offset] = this.#returned;
+      const found = this.router.store.get(offset);
       if (!(found instanceof Promise)) {
-        this.#give_again(found);
+        this.#give_again(offset, found);
         continue;
       }
       this.#reading = true;
       found.then((message) => {
         this.#reading = false;
-        this.#give_again(message);
+        this.#give_again(offset, message); // older ones may have come back meanwhile
         this.room();
         this.router.schedule_turn();
       }).catch((error) => {
@@ -152,13 +153,12 @@ export class Group implements Sink {
   }
 
   /** @param message undefined = it is not in the log any more */
-  #give_again(message: StoredMessage | undefined): void {
-    const [offset] = this.#returned;
+  #give_again(offset: number, message: StoredMessage | undefined): void {
     const { expires_ms = 0 } = message ?? {};
     const is_wanted = message !== undefined &&
       (expires_ms === 0 || expires_ms > this.router.now_ms());
     if (is_wanted && !this.#give(message, offset)) return;
-    if (this.#returned[0] === offset) this.#returned.shift();
+    this.leave_out(offset);
   }
 
   has_room(): boolean {

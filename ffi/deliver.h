@@ -35,6 +35,9 @@ struct publish_record {
 
 static const uint8_t *frame_bytes(const struct placed *f) { return f->block->bytes + f->offset; }
 
+/* What the host is told again of a message that it has delivered. */
+#define DELIVER_FLAGS (LW_DELIVER_ASIDE | LW_DELIVER_SETTLE | LW_DELIVER_SHARED)
+
 /* ---------------------------------------------------------------- out-queues */
 
 /* Whether `size` more bytes would pass a bound. What gathered in this turn has its chance to leave
@@ -178,6 +181,10 @@ static int send_stored(struct io_thread *t, struct connection *c, const struct p
   return 0;
 }
 
+static int is_id_taken(const struct connection *c, uint16_t id) {
+  return id != 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL;
+}
+
 static void publish_stored(struct io_thread *t, struct connection *c,
                            const struct publish_record *r) {
   const struct lw_command_publish *p = &r->publish;
@@ -187,9 +194,10 @@ static void publish_stored(struct io_thread *t, struct connection *c,
   if (c->state == CLOSED) return;
   unsigned qos = p->head.flags & LW_PUBLISH_QOS;
   uint16_t id = held_id(c, p->seq, qos);
-  if (id != 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL) full = 1;
-  if (full || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, id, qos, 0) != 0) {
+  int is_taken = is_id_taken(c, id);
+  if (full || is_taken || send_stored(t, c, &r->frame, p->seq, p->packet_id_at, id, qos, 0) != 0) {
     fall_behind(t, c, p->seq);
+    if (is_taken) c->flags |= ID_TAKEN;
   } else {
     c->reached_seq = p->seq;
   }
@@ -345,7 +353,7 @@ static void settle_unsent(struct io_thread *t, struct connection *c,
   }
   struct inflight_entry *entry = inflight_at(c->inflight, c->inflight->count - 1);
   entry->state = (uint8_t)state;
-  entry->flags = d->head.flags & ~(unsigned)LW_PUBLISH_QOS;
+  entry->flags = d->head.flags & DELIVER_FLAGS;
   mark_pending(t, c, PENDING_SETTLED);
 }
 
@@ -355,7 +363,8 @@ static int returns_shared(struct io_thread *t, struct connection *c,
   if (!(r->deliver.head.flags & LW_DELIVER_SHARED)) return 0;
   uint32_t soft = t->reactor->options.out_queue_soft_bytes;
   int is_live = !(c->flags & BEHIND); /* else the room is promised to the replay */
-  if (is_live && window_room(c) > 0 && !is_full(t, c, r->frame.size, soft))
+  uint16_t id = held_id(c, r->deliver.seq, r->deliver.head.flags & LW_PUBLISH_QOS);
+  if (is_live && window_room(c) > 0 && !is_id_taken(c, id) && !is_full(t, c, r->frame.size, soft))
     return c->state == CLOSED;
   settle_unsent(t, c, &r->deliver, INFLIGHT_RETURNED);
   return 1;
@@ -365,6 +374,7 @@ static int returns_shared(struct io_thread *t, struct connection *c,
 static int deliver(struct io_thread *t, struct connection *c, const struct deliver_record *r) {
   const struct lw_command_deliver *d = &r->deliver;
   unsigned flags = d->head.flags;
+  unsigned seen = d->head.flags >> LW_DELIVER_SEEN_SHIFT;
   if (returns_shared(t, c, r)) return 0;
   if (!(flags & LW_DELIVER_SHARED)) {
     c->flags |= ROOM_WANTED;
@@ -372,6 +382,8 @@ static int deliver(struct io_thread *t, struct connection *c, const struct deliv
   }
   mark_dirty(t, c);
   int is_queued = 0;
+  int in_order = !(flags & LW_DELIVER_ASIDE);
+  if (in_order && flags & LW_DELIVER_SEEN && seen != c->behind_count) return 0;
   if (c->inflight != NULL && c->inflight->count >= window_max(t, c)) {
     end(t, c, LW_CODE_SLOW_CONSUMER);
     return 0;
@@ -382,15 +394,22 @@ static int deliver(struct io_thread *t, struct connection *c, const struct deliv
   } else {
     uint16_t id =
         d->packet_id != 0 ? (uint16_t)d->packet_id : held_id(c, d->seq, flags & LW_PUBLISH_QOS);
-    /* Taken by a message 32,768 offsets away: that one's exchange matters more than the rule. */
-    if (d->packet_id == 0 && c->inflight != NULL && inflight_find(c->inflight, id) != NULL) id = 0;
+    if (d->packet_id == 0 && is_id_taken(c, id)) {
+      if (in_order) {
+        fall_behind(t, c, d->seq);
+        c->flags |= ID_TAKEN;
+        c->pending &= (uint8_t)~PENDING_ROOM;
+        return 0;
+      }
+      id = 0; /* what is not sent again after a crash may have any */
+    }
     if (send_stored(t, c, &r->frame, d->seq, d->packet_id_at, id, flags & LW_PUBLISH_QOS,
                     d->released != 0) != 0) {
       end(t, c, LW_CODE_NO_MEMORY);
       return 0;
     }
     if (c->inflight != NULL && d->packet_id_at != LW_PACKET_ID_NONE && c->inflight->count > 0) {
-      inflight_at(c->inflight, c->inflight->count - 1)->flags = flags & ~(unsigned)LW_PUBLISH_QOS;
+      inflight_at(c->inflight, c->inflight->count - 1)->flags = flags & DELIVER_FLAGS;
     }
     is_queued = 1;
   }
@@ -586,6 +605,10 @@ static void sent(struct io_thread *t, struct connection *c, uint32_t size) {
 
 static void check_room(struct io_thread *t, struct connection *c) {
   if ((c->flags & (BEHIND | ROOM_WANTED)) != (BEHIND | ROOM_WANTED) || c->state != ACTIVE) return;
+  if (c->flags & ID_TAKEN) {
+    if (is_id_taken(c, held_id(c, c->behind_seq, 2))) return;
+    c->flags &= ~(uint32_t)ID_TAKEN;
+  }
   if (c->out != NULL && c->out->bytes > t->reactor->options.out_queue_soft_bytes / 4) return;
   if (c->inflight_max != 0 && window_room(c) < (c->inflight_max + 1u) / 2) return;
   c->flags &= ~(uint32_t)ROOM_WANTED;

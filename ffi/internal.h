@@ -104,6 +104,7 @@ enum connection_flags {
   USES_ALIASES = 1 << 24,      /* it has a table in t->aliases */
   IS_DROPPING = 1 << 25,       /* the host has been told, LW_EVENT_DROPPING */
   HALF_CLOSED = 1 << 26,       /* the stream ended, and the host is told: LW_EVENT_ENDED */
+  ID_TAKEN = 1 << 27, /* the message at behind_seq waits for the end of another with its id */
 };
 
 /* Events that wait to be written to the ring; bits of connection.pending. */

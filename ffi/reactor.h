@@ -215,7 +215,8 @@ enum lw_activate_flags {
   /* A session that outlives this process, QoS 2: PUBREC goes to the host (LW_SETTLED_RECEIVED),
    * which says PUBREL when it has written that down; and the packet id of a message follows from
    * its seq (from LW_HELD_ID_MIN on), so that it is the same one when the message is sent again
-   * after a crash. */
+   * after a crash. While another has it, the connection is behind (LW_EVENT_BEHIND) and has no
+   * room (LW_EVENT_ROOM). */
   LW_ACTIVATE_HOLD_RELEASES = 2,
 };
 
@@ -253,6 +254,11 @@ enum lw_publish_flags {
   /* DELIVER to a connection that need not be behind (a shared subscription): comes back when
    * there is no room. With ASIDE and SETTLE */
   LW_DELIVER_SHARED = 16,
+  /* DELIVER: bits 8 to 15 are the argument of the last LW_EVENT_BEHIND of this connection that the
+   * host has seen, 0 = none. When a later one is on its way, this is dropped unless it is ASIDE:
+   * the host has not replayed what comes before it. */
+  LW_DELIVER_SEEN = 64,
+  LW_DELIVER_SEEN_SHIFT = 8,
   /* PUBLISH: the host is told of it when it took longer than lw_options.slow_us to the socket of
    * the receiver that is timed */
   LW_PUBLISH_WATCH = 32,

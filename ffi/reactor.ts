@@ -434,6 +434,8 @@ export interface DeliverOptions {
   readonly settle?: boolean;
   /** Of a shared subscription: the connection need not be behind, and it may come back. */
   readonly shared?: boolean;
+  /** Of the last on_behind of this connection: unless aside, void when there is a later one. */
+  readonly behind_count: number;
   readonly bytes_max: number;
 }
 
@@ -682,8 +684,9 @@ class NativeReactor implements OwnReactor {
 
   begin_deliver(conn: number, generation: number, deliver: DeliverOptions): number {
     const word = this.#begin(Command.deliver, conn, generation, 40 + deliver.bytes_max);
-    const { aside, settle, shared } = deliver;
-    const flags = deliver.qos | (aside ? 4 : 0) | (settle ? 8 : 0) | (shared ? 16 : 0);
+    const { aside, settle, shared, behind_count } = deliver;
+    const flags = deliver.qos | (aside ? 4 : 0) | (settle ? 8 : 0) | (shared ? 16 : 0) |
+      64 | behind_count << 8;
     this.#words[word + 1] = Command.deliver | flags << 16;
     this.#words[word + 4] = deliver.seq;
     this.#words[word + 5] = deliver.seq / 0x1_0000_0000;

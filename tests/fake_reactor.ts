@@ -31,6 +31,9 @@ export class FakeConnection {
   behind_count = 0;
   delivered = 0;
   report_acks = false;
+  hold_releases = false;
+  /** The message at behind_seq waits for the end of another with its packet id. */
+  id_taken = false;
   packet_id = 0;
   code = 0;
   readonly window: Entry[] = [];
@@ -47,6 +50,22 @@ export class FakeConnection {
   get room(): number {
     return this.inflight_max === 0 ? 0xffff : this.inflight_max - this.window.length;
   }
+}
+
+/** Whether an exchange that is not over has the packet id; 0 = any will do. */
+function is_taken(c: FakeConnection, packet_id: number): boolean {
+  return packet_id > 0 && c.window.some((each) => !each.done && each.packet_id === packet_id);
+}
+
+/** The packet id that the message must have; 0 = any. */
+function held_id(c: FakeConnection, { qos, seq }: { qos: number; seq: number }): number {
+  return c.hold_releases && qos === 2 ? 0x8000 | seq % 0x8000 : 0;
+}
+
+function next_id(c: FakeConnection): number {
+  const ids = c.hold_releases ? 0x7fff : 0xffff;
+  do c.packet_id = c.packet_id % ids + 1; while (is_taken(c, c.packet_id));
+  return c.packet_id;
 }
 
 type Event = (handler: ReactorHandler) => void;
@@ -155,6 +174,8 @@ export class FakeReactor implements Reactor {
 
   #check_room(c: FakeConnection): void {
     if (!c.behind || !c.room_wanted || c.state !== "active") return;
+    if (c.id_taken && is_taken(c, held_id(c, { qos: 2, seq: c.behind_seq }))) return;
+    c.id_taken = false;
     if (c.inflight_max !== 0 && c.room < (c.inflight_max + 1) / 2) return;
     c.room_wanted = false;
     const { room, delivered } = c;
@@ -164,17 +185,15 @@ export class FakeReactor implements Reactor {
   #send_stored(
     c: FakeConnection,
     frame: Uint8Array,
-    options: Omit<DeliverOptions, "bytes_max">,
+    options: Omit<DeliverOptions, "bytes_max" | "behind_count">,
     packet_id_at: number,
   ): void {
     if (packet_id_at === none) return void c.out.push(frame);
     const copy = frame.slice();
     let { packet_id } = options;
     if (packet_id === 0) {
-      do c.packet_id = c.packet_id % 65_535 + 1; while (
-        c.window.some((entry) => entry.packet_id === c.packet_id)
-      );
-      packet_id = c.packet_id;
+      packet_id = held_id(c, options);
+      if (packet_id === 0 || is_taken(c, packet_id)) packet_id = next_id(c);
     }
     copy[packet_id_at] = packet_id >> 8;
     copy[packet_id_at + 1] = packet_id & 0xff;
@@ -209,6 +228,7 @@ export class FakeReactor implements Reactor {
         if (c.conn === options.except_conn && c.generation === options.except_generation) continue;
         c.stamp = options.stamp;
         if (options.seq === 0) c.out.push(frame);
+        else if (!c.behind && is_taken(c, held_id(c, options))) this.#wait_for_id(c, options.seq);
         else if (!c.behind && at !== none && c.room === 0) this.#fall_behind(c, options.seq);
         else if (!c.behind) {
           const { seq, qos } = options;
@@ -222,6 +242,11 @@ export class FakeReactor implements Reactor {
       }
     }
     this.seen_seq = Math.max(this.seen_seq, options.seq);
+  }
+
+  #wait_for_id(c: FakeConnection, seq: number): void {
+    this.#fall_behind(c, seq);
+    c.id_taken = true;
   }
 
   #fall_behind(c: FakeConnection, seq: number): void {
@@ -241,6 +266,11 @@ export class FakeReactor implements Reactor {
         if (!options.shared) {
           c.room_wanted = true;
           c.delivered++;
+        }
+        if (!options.aside && options.behind_count !== c.behind_count) return;
+        const { aside, packet_id, seq } = options;
+        if (!aside && packet_id === 0 && is_taken(c, held_id(c, options))) {
+          return this.#wait_for_id(c, seq);
         }
         this.#send_stored(c, frame, options, packet_id_at);
         if (!options.aside) c.reached_seq = Math.max(c.reached_seq, options.seq);
@@ -276,6 +306,7 @@ export class FakeReactor implements Reactor {
       c.state = "active";
       c.inflight_max = options.inflight_max;
       c.report_acks = options.report_acks;
+      c.hold_releases = options.hold_releases;
     });
   }
 

@@ -104,6 +104,46 @@ static void unit_held_releases(void) {
   rig_close(rig);
 }
 
+/* A message whose packet id another has waits for the end of that one's exchange, and what was
+ * handed over after it waits with it. */
+static void unit_held_id_taken(void) {
+  const uint64_t later = 5 + LW_HELD_ID_MIN;
+  struct stub_rig *rig = rig_open(&stub_options);
+  struct stub_peer *p = rig_connect(rig, 1);
+  static const uint8_t hello[] = {0x10, 0};
+  rig_feed(rig, p, hello, sizeof hello);
+  rig_turn(rig);
+  struct stub_heard *h = rig_heard(rig, p);
+  command_activate(&rig->commands, h->handle, 0, 8,
+                   LW_ACTIVATE_REPORT_ACKS | LW_ACTIVATE_HOLD_RELEASES);
+  rig_join(rig, h);
+  rig_publish(rig, 5, 2);
+  rig_publish(rig, later, 2);
+  rig_submit(rig);
+  rig_turn(rig);
+  CHECK(p->out_size == 8 && h->behind_seq == later && h->rooms == 0, "behind %u, %u rooms",
+        (unsigned)h->behind_seq, h->rooms);
+  const unsigned seen = LW_DELIVER_SEEN;
+  rig_deliver(rig, h->handle, later, 2 | seen | 1 << LW_DELIVER_SEEN_SHIFT);
+  rig_deliver(rig, h->handle, later + 1, 2 | seen | 1 << LW_DELIVER_SEEN_SHIFT);
+  rig_submit(rig);
+  rig_turn(rig);
+  CHECK(p->out_size == 8 && h->behind_seq == later && h->rooms == 0, "%zu bytes, %u rooms",
+        p->out_size, h->rooms);
+  rig_ack(rig, p, MQTT_PUBREC, LW_HELD_ID_MIN | 5);
+  rig_turn(rig);
+  rig_ack(rig, p, MQTT_PUBCOMP, LW_HELD_ID_MIN | 5);
+  rig_turn(rig);
+  CHECK(h->rooms == 1, "%u rooms", h->rooms);
+  rig_deliver(rig, h->handle, later, 2 | seen | 2 << LW_DELIVER_SEEN_SHIFT);
+  rig_deliver(rig, h->handle, later + 1, 2 | seen | 2 << LW_DELIVER_SEEN_SHIFT);
+  rig_submit(rig);
+  rig_turn(rig);
+  CHECK(p->out_size == 24, "%zu bytes", p->out_size);
+  CHECK(p->out[12] == 0x80 && p->out[13] == 5 && p->out[20] == 0x80 && p->out[21] == 6, "ids");
+  rig_close(rig);
+}
+
 /* A frame too large for this peer is not sent, and its end is told as if it had been. */
 static void unit_too_large(void) {
   struct stub_rig *rig = rig_open(&stub_options);
@@ -131,6 +171,7 @@ static void unit_too_large(void) {
 static void unit_settle(void) {
   unit_shared();
   unit_held_releases();
+  unit_held_id_taken();
   unit_too_large();
 }
 

@@ -5,7 +5,7 @@
 import { MqttDriver } from "../../core/device_mqtt.ts";
 import { Hub } from "../../core/hub.ts";
 import { Log } from "../../core/log.ts";
-import type { Message, Qos } from "../../core/message.ts";
+import type { Message, Qos, StoredMessage } from "../../core/message.ts";
 import {
   type Connect,
   decode_frame,
@@ -17,7 +17,7 @@ import {
 import { Router } from "../../core/router.ts";
 import { Sessions } from "../../core/sessions.ts";
 import { MemoryStore } from "../../core/store/memory.ts";
-import type { StoredSession } from "../../core/store/mod.ts";
+import type { Page, StoredSession } from "../../core/store/mod.ts";
 import { type FakeConnection, FakeReactor } from "../fake_reactor.ts";
 import { payload_text } from "./mqtt_client.ts";
 
@@ -60,6 +60,35 @@ export class SlowStore extends MemoryStore {
     const turn = this.#turn;
     // The base class never makes anybody wait; the contract allows it.
     return new Promise<T>((resolve) => turn.push(() => resolve(write()))) as T;
+  }
+
+  /** Reads wait until answer_reads(); null = they do not. */
+  #reads: (() => void)[] | null = null;
+
+  /** Called when a page is about to be read. */
+  on_read = () => {};
+
+  hold_reads(): void {
+    this.#reads = [];
+  }
+
+  override read(filters: readonly string[], after: number, limit: number): Page {
+    this.on_read();
+    const page = super.read(filters, after, limit);
+    const reads = this.#reads;
+    if (reads === null) return page;
+    return new Promise<Page>((resolve) => reads.push(() => resolve(page))) as unknown as Page;
+  }
+
+  answer_reads(): void {
+    for (const read of this.#reads!.splice(0)) read();
+  }
+
+  override get(offset: number): StoredMessage | undefined {
+    const reads = this.#reads;
+    if (reads === null) return super.get(offset);
+    const later = new Promise((resolve) => reads.push(() => resolve(super.get(offset))));
+    return later as unknown as StoredMessage;
   }
 
   override append(messages: readonly Message[]): number {
