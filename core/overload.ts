@@ -174,6 +174,7 @@ export class Overload implements Pressure {
     this.#due_ms = now_ms + tick_ms;
     this.measures = this.#measure();
     this.degradation.observe(this.measures, now_ms);
+    this.#hold_back();
     this.#count_accepts(now_ms);
     if (this.#conflated.size > 0) this.#pass_conflated();
     if (this.#paused.size > 0) this.#resume_all(now_ms);
@@ -206,17 +207,23 @@ export class Overload implements Pressure {
     Object.assign(before, { tried, taken, connects_tried, connects_granted });
   }
 
-  #changed(from: Step, to: Step): void {
-    const { router, log } = this.parts;
-    const { load, reasons } = this.degradation;
-    const steps = { from: step_names[from], to: step_names[to] };
-    const why = to === 3 ? "the log does not answer" : reasons.join(",");
-    if (to === 0) log.info("degradation", steps);
-    else log.warn("degradation", { ...steps, why });
+  /** What the step asks for; while the log is away, there may be too much to do as well. */
+  #hold_back(): void {
+    const { router } = this.parts;
+    const { load, step } = this.degradation;
     router.overload = load > 0 ? this : null;
     router.replay_rest_ms = load > 0 ? replay_rest_ms : 0;
-    router.outage = to === 3 ? this.outage : null;
-    if (load === 0) this.#resume_all(Infinity);
+    router.outage = step === 3 ? this.outage : null;
+    if (load === 0 && this.#paused.size > 0) this.#resume_all(Infinity);
+  }
+
+  #changed(from: Step, to: Step): void {
+    const { log, store } = this.parts;
+    const steps = { from: step_names[from], to: step_names[to] };
+    const why = to === 3 ? "the log does not answer" : this.degradation.reasons.join(",");
+    if (to === 0) log.info("degradation", steps);
+    else log.warn("degradation", { ...steps, why });
+    if (to === 3) store.shared?.give_up();
     if (from === 3) this.on_attached();
   }
 }

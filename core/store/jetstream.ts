@@ -183,6 +183,10 @@ export class JetStreamStore implements Store, SharedLog {
     return this.#first;
   }
 
+  give_up(): void {
+    this.#publisher.fail_all("NATS does not answer");
+  }
+
   get description(): string {
     const { num_replicas } = this.streams.log.config;
     return `${num_replicas} replica${num_replicas === 1 ? "" : "s"}`;

@@ -154,6 +154,8 @@ export interface SharedLog {
   has_room: () => boolean;
   /** What is stored of one session; another node may have written it last. */
   session(id: string): Promise<StoredSession | undefined>;
+  /** It cannot be reached: appends that wait are refused now, whatever becomes of them. */
+  give_up(): void;
   /** For people: "3 replicas". */
   readonly description: string;
 }

@@ -151,6 +151,10 @@ test_with(cluster_programs, "outage: without NATS messages pass from node to nod
       return await degradation(a) === 3 && await degradation(b) === 3;
     });
     assertEquals(await (await fetch(`${b.http}/readyz`)).json(), { status: "detached" });
+    await eventually("each node says so of all", async () => {
+      const { nodes } = await (await fetch(`${b.http}/v1/nodes`)).json();
+      return nodes.every((node: Record<string, unknown>) => node.degradation === "detached");
+    });
 
     // Everybody who is connected hears it, from either node, QoS 0 too.
     assertEquals((await b.publish("t/from-b", "1")).status, 202);
