@@ -9,7 +9,7 @@ import { run_fds } from "./core/client/fds.ts";
 import { run_token } from "./core/client/token.ts";
 import { type Code, codes } from "./core/codes.ts";
 import { step_names } from "./core/cluster/degradation.ts";
-import type { Joining } from "./core/cluster/join.ts";
+import type { Joined, Joining } from "./core/cluster/join.ts";
 import type { Member } from "./core/cluster/mod.ts";
 import { parse_rules_file, Rules } from "./core/cluster/rules.ts";
 import type { Address } from "./core/address.ts";
@@ -39,6 +39,7 @@ import type { ZstdBinding } from "./core/protocol/zstd.ts";
 import { better_place, connect_denial, publish_denial } from "./core/routing.ts";
 import { is_longwire } from "./core/session.ts";
 import { Sessions } from "./core/sessions.ts";
+import { Rebalance } from "./core/rebalance.ts";
 import { shut_down } from "./core/shutdown.ts";
 import * as startup from "./core/startup.ts";
 import { StatusBook } from "./core/status.ts";
@@ -418,6 +419,17 @@ async function serve_web(
   return { listening: { http: startup.address_of(http), https: https?.address }, close };
 }
 
+function begin_to_balance(
+  cluster: Joined | undefined,
+  config: Config,
+  hub: Hub,
+  log: Log,
+): Rebalance {
+  const balance = new Rebalance(hub, config, log, () => cluster?.node.places() ?? []);
+  if (cluster !== undefined) balance.begin();
+  return balance;
+}
+
 async function serve(args: readonly string[]): Promise<void> {
   const config = config_of(args);
   const log = make_log(config);
@@ -462,7 +474,8 @@ async function serve(args: readonly string[]): Promise<void> {
   });
   const on_drain = () => drain.begin();
   const cluster = await joining?.join({ router, hub, longwire, describe, on_drain, rules });
-  if (cluster !== undefined) metrics.add_cluster(cluster, router);
+  const balance = begin_to_balance(cluster, config, hub, log);
+  if (cluster !== undefined) metrics.add_cluster({ ...cluster, balance }, router);
   overload.outage = cluster?.node.outage ?? null;
   route_connects(config, hub, rules, () => cluster?.node.places() ?? []);
   await watch_prometheus(config, router, metrics, log, rules);
@@ -494,6 +507,7 @@ async function serve(args: readonly string[]): Promise<void> {
   }));
   await Promise.race([stop_signal(), running]);
   is_stopping = true;
+  balance.stop();
   const say_drain = () => cluster!.node.drain(config.node_id);
   const timeout_ms = await drain.leave(say_drain, config.shutdown_timeout_s * 1000);
   sys.stop();

@@ -100,6 +100,8 @@ export interface Config {
   /** 0 = it is not looked at. */
   readonly trace_slow_ms: number;
   /** 0 = connections are closed at once. */
+  readonly rebalance_percent: number;
+  readonly rebalance_plain: "off" | "on";
   readonly shutdown_timeout_s: number;
 }
 
@@ -454,6 +456,17 @@ export const settings: { readonly [Name in SettingName]: Setting<Config[Name]> }
     fallback: "500",
     unit: "ms",
     help: "with tracing: publishes that take longer are traced though not sampled; 0 is none",
+  },
+  rebalance_percent: {
+    type: forms.whole_number(0, 1000),
+    fallback: "25",
+    help:
+      "above the mean of connections, at which a node sends devices to emptier ones; 0 is never",
+  },
+  rebalance_plain: {
+    type: forms.choice("off", "on"),
+    fallback: "off",
+    help: "on: then also devices of MQTT 3.1.1, which can only be cut off",
   },
   shutdown_timeout_s: {
     type: forms.whole_number(0, 3600),

@@ -114,6 +114,8 @@ export const limits = Object.freeze({
   early_messages_max: 4096,
   /** Devices that a node which is drained sends elsewhere. */
   drain_devices_per_s: 2000,
+  /** Devices that a node which has more than its share sends elsewhere. */
+  rebalance_devices_per_s: 100,
   /** Nodes of a cluster, and of earlier runs, that are told apart. */
   nodes_max: 1024,
   /** First levels of topics whose messages of QoS 0 a node asks for: past this, for all. */

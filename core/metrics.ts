@@ -79,6 +79,7 @@ export interface ClusterCounts {
     counts(): Readonly<Record<"held" | "registered" | "fenced" | "adopted", number>>;
   };
   readonly relay: { readonly sent: number; readonly received: number };
+  readonly balance: { readonly moved: number };
 }
 
 export class Metrics {
@@ -161,7 +162,10 @@ export class Metrics {
     show_rules(this.#show, rules);
   }
 
-  add_cluster({ node, relay }: ClusterCounts, router: Router): void {
+  add_cluster({ node, relay, balance }: ClusterCounts, router: Router): void {
+    this.#show.counter("devices_rebalanced", "Devices that were sent to emptier nodes", () => {
+      return balance.moved;
+    });
     show_outage(this.#show, node.outage);
     this.#show.gauge(
       "cluster_members",
