@@ -62,6 +62,8 @@ const defaults: Config = {
   histograms: "on",
   body_timeout_s: 30,
   trace_slow_ms: 500,
+  rebalance_percent: 25,
+  rebalance_plain: "off",
   shutdown_timeout_s: 10,
 };
 
