@@ -106,11 +106,11 @@ const bad_mqtt: readonly BadMqtt[] = [
     code: codes.unsupported_protocol,
     answer: 1,
   },
-  { name: "a first packet that is not CONNECT", bytes: "c0 00", code: codes.protocol_error },
+  { name: "a first packet that is not CONNECT", bytes: "c0 00", code: codes.foreign_protocol },
   {
     name: "a request of HTTP",
     bytes: new TextEncoder().encode(`GET /${"x".repeat(100)} HTTP/1.1\r\n\r\n`).toHex(),
-    code: codes.protocol_error,
+    code: codes.foreign_protocol,
   },
   {
     name: "a second CONNECT",
@@ -208,7 +208,7 @@ const bad_longwire: readonly BadLongwire[] = [
   {
     name: "a first frame that is not Hello",
     frame: { type: "ack", offset: 1 },
-    code: codes.protocol_error,
+    code: codes.foreign_protocol,
     is_first: true,
   },
   {
