@@ -165,3 +165,61 @@ for (const clean_start of [true, false]) {
     await client.close();
   });
 }
+
+/** Pushes with a callback until the service is gone; answers the ids that were answered. */
+async function push_on(service: Service, callback: string, ids: Set<string>): Promise<void> {
+  try {
+    for (;;) {
+      const { status, id } = await push(service, "d", callback);
+      if (status === 202) ids.add(id);
+    }
+  } catch {
+    // it was killed
+  }
+}
+
+async function receive_on(client: MqttClient): Promise<void> {
+  try {
+    for (;;) await client.receive();
+  } catch {
+    // the connection is gone
+  }
+}
+
+Deno.test("kills amid pushes and acknowledgements lose no receipt", async () => {
+  await using receiver = new Receiver();
+  const more = { events: ["acknowledged"], filters: ["$devices/#"], batch: 50 };
+  await using file = await webhooks_file({
+    hooks: { o: hook(receiver, more) },
+    callbacks: callbacks(receiver),
+  });
+  await using running = await Restarted.start(file.args);
+  const first = await running.kept("d");
+  await first.client.subscribe("$devices/d", 1);
+  await first.client.disconnect();
+  const ids = new Set<string>();
+  for (let kill = 1; kill <= 4; kill++) {
+    const { client } = await running.kept("d");
+    const receiving = receive_on(client);
+    const pushing = push_on(running.service, receiver.url, ids);
+    await eventually("some are answered", () => Promise.resolve(ids.size >= kill * 10));
+    await running.again("kill");
+    await Promise.all([pushing, receiving]);
+    await client.close();
+  }
+  const { client } = await running.kept("d");
+  const receiving = receive_on(client);
+  const told = new Set<string>();
+  await eventually("all are told, to the callback and to the hook", async () => {
+    while (receiver.taken.size > 0) {
+      const { id, type, data } = (await receiver.taken.next())!;
+      assertEquals(type, "longwire.message.acknowledged");
+      const { message } = data as { message: { id: string } };
+      told.add(`${message.id} ${id === `${message.id}-receipt`}`);
+    }
+    return [...ids].every((id) => told.has(`${id} true`) && told.has(`${id} false`));
+  }, 20_000);
+  await running.service.stop();
+  await receiving;
+  await client.close();
+});
