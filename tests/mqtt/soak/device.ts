@@ -13,7 +13,6 @@ import {
   type Publish,
   type Version,
 } from "../../../core/protocol/mqtt.ts";
-import { is_shared } from "../../../core/topic_tree.ts";
 import { publish_packet } from "../../support/mqtt_client.ts";
 import { type Options, Session } from "./held.ts";
 import { type Ledger, type Message, now } from "./ledger.ts";
@@ -26,10 +25,14 @@ export interface Surroundings {
   readonly problems: string[];
   readonly mqtt: Address;
   readonly is_restarting: boolean;
-  /** What was not durable when the service was killed is lost, until the round is over. */
-  readonly is_killed: boolean;
+  /** Counts how often the service was started. */
+  readonly service_number: number;
+  /** The service of this number was killed: what it had not written down by then is lost. */
+  is_killed(service_number: number): boolean;
   /** When the service was stopped or killed; Infinity = it was not, or is there again. */
   readonly interrupted: number;
+  /** Whether anybody has had the message. */
+  has_come(message: Message): boolean;
   /** Whether the service may have lost a session. */
   may_forget(session: Session): boolean;
   /** Something came: things have not come to rest. */
@@ -69,15 +72,16 @@ export interface Plan {
 interface WillOf {
   readonly message: Message;
   readonly delay_s: number;
+  /** The service has it with the session: it has answered something that it wrote down later. */
+  is_written: boolean;
+}
+
+function begun_anew(plan: Plan): Plan {
+  return plan.version === 4 ? { ...plan, clean: true, expiry_s: 0 } : { ...plan, clean: true };
 }
 
 /** Lines that a client remembers for the report of a failure. */
 const trail_max = 20_000;
-
-function withdraw(will: Message): void {
-  will.is_never = true;
-  will.withdrawn = now();
-}
 
 export class Device implements LinkOwner {
   session: Session | null = null;
@@ -99,7 +103,14 @@ export class Device implements LinkOwner {
   #number = 0;
   #will: WillOf | null = null;
   /** A will that waits for its delay. */
-  #waiting_will: { message: Message; cut: number; delay_s: number } | null = null;
+  #waiting_will: WillOf & { readonly cut: number } | null = null;
+  /** Wills that were published or withdrawn, and a kill would undo that. */
+  #unwritten: Message[] = [];
+  /** A session that was kept has ended, and a kill would bring it back, or has perhaps. */
+  #has_unwritten_end = false;
+  #has_unsure_end = false;
+  /** The service that the connection is one of. */
+  #service_number = 0;
   readonly #aliases = new Map<string, number>();
   readonly trail: string[] = [];
   readonly #marks = new Map<string, () => void>();
@@ -123,16 +134,18 @@ export class Device implements LinkOwner {
   // ------------------------------------------------------------------ connections
 
   /** Connects, in the place of the connection that is there; answers whether it was let in. */
-  async connect(plan: Plan): Promise<boolean> {
+  async connect(wanted: Plan): Promise<boolean> {
     const before = this.link;
     const { session } = this;
+    const plan = this.#begins_anew ? begun_anew(wanted) : wanted;
     if (session !== null && (plan.clean || this.plan?.expiry_s === 0)) {
       session.ending = Math.min(session.ending, now());
     }
     if (before !== null) this.#will_due("taken over", now());
     const packet = this.#connect_packet(plan);
     this.note(`CONNECT v${plan.version} clean=${plan.clean} expiry=${plan.expiry_s}`);
-    const { mqtt } = this.world;
+    const { mqtt, service_number } = this.world;
+    this.#next_service_number = service_number;
     let link: Link;
     let connack: Promise<Connack | undefined>;
     try {
@@ -147,6 +160,12 @@ export class Device implements LinkOwner {
       this.problem("the connection ended before CONNACK");
     }
     return answer !== undefined;
+  }
+
+  /** Who was not told that a session is over goes on asking for that. */
+  get #begins_anew(): boolean {
+    const { ending = Infinity, ended = Infinity } = this.session ?? {};
+    return this.#has_unsure_end || ending < Infinity && ended === Infinity;
   }
 
   #connect_packet(plan: Plan): Connect {
@@ -166,6 +185,7 @@ export class Device implements LinkOwner {
   }
 
   #next_plan: Plan | null = null;
+  #next_service_number = 0;
   #next_will: WillOf | null = null;
 
   #make_will({ version, will }: Plan) {
@@ -173,15 +193,14 @@ export class Device implements LinkOwner {
     const message = this.ledger.add({
       publisher: `${this.id}+will`,
       number: this.#number++,
-      life: this.past.length,
       topic: `w/${this.id}`,
       qos,
       retain: false,
       size: 10,
       expiry_s: 0,
-      begun: Infinity,
+      begun: now(),
     });
-    this.#next_will = { message, delay_s: version === 5 ? delay_s : 0 };
+    this.#next_will = { message, delay_s: version === 5 ? delay_s : 0, is_written: false };
     const properties = version === 5 && delay_s > 0
       ? { properties: { will_delay_s: delay_s } }
       : {};
@@ -195,6 +214,11 @@ export class Device implements LinkOwner {
     const plan = this.#next_plan!;
     const begins_clean = plan.version === 4 ? plan.expiry_s === 0 : plan.clean;
     this.#check_present(session_present, begins_clean);
+    this.#has_unsure_end = false;
+    this.#has_unwritten_end ||= (begins_clean || plan.expiry_s === 0) &&
+      (this.plan?.expiry_s ?? 0) > 0;
+    this.#service_number = this.#next_service_number;
+    if (this.#is_of_killed) this.#has_unsure_end = this.#has_unwritten_end;
     this.#will_resolved(session_present, link.since);
     if (!session_present) this.#begin_session(link.opened);
     const session = this.session!;
@@ -280,11 +304,9 @@ export class Device implements LinkOwner {
     const { link } = this;
     if (link === null) return;
     this.note("DISCONNECT");
-    if (this.#will !== null) {
-      if (!this.world.is_killed) withdraw(this.#will.message); // else nobody has heard it
-      this.#will = null;
-    }
     const { expiry_s } = this.plan!;
+    if (this.#will !== null) this.#withdraw(this.#will.message, expiry_s > 0);
+    this.#will = null;
     if (expiry_s === 0 && this.session !== null) this.session.ending = now();
     await link.leave({ type: "disconnect", reason_code: 0 });
   }
@@ -297,16 +319,48 @@ export class Device implements LinkOwner {
     if (will === null) return;
     this.#will = null;
     this.note(`will ${will.message.id}: ${why}`);
-    if (this.world.is_killed) return; // it may not have been written down
     const is_kept = this.plan!.expiry_s > 0;
     will.message.begun = at;
     will.message.ended = Infinity;
-    if (will.delay_s === 0 || !is_kept) this.#will_is_sure(will.message);
-    else this.#waiting_will = { ...will, cut: at };
+    if (!will.is_written && this.#is_of_killed) return;
+    if (will.delay_s > 0 && is_kept) {
+      this.#waiting_will = { ...will, cut: at };
+      return;
+    }
+    will.message.is_sure = !this.world.is_restarting || is_kept;
+    if (!will.is_written) this.#unwritten.push(will.message);
   }
 
-  #will_is_sure(message: Message): void {
-    message.is_sure = !this.world.is_restarting || this.plan!.expiry_s > 0;
+  get #is_of_killed(): boolean {
+    return this.world.is_killed(this.#service_number);
+  }
+
+  /** It is not published, unless a kill makes the service forget that. */
+  #withdraw(will: Message, is_kept: boolean): void {
+    if (is_kept && this.#is_of_killed) return;
+    will.is_never = true;
+    if (is_kept) this.#unwritten.push(will);
+  }
+
+  /** The service has answered what it writes down after all that it had to do before. */
+  #written(): void {
+    this.#unwritten = [];
+    this.#has_unwritten_end = false;
+    if (this.#will !== null) this.#will.is_written = this.plan!.expiry_s > 0;
+  }
+
+  /** The service is being killed. */
+  killed(): void {
+    for (const will of this.#unwritten) {
+      will.is_never = false;
+      will.ended = Infinity;
+      // Who has it got it from the store.
+      will.is_sure = will.is_sure && this.world.has_come(will);
+    }
+    this.#unwritten = [];
+    this.#has_unsure_end = this.#has_unwritten_end;
+    this.#has_unwritten_end = false;
+    if (this.#waiting_will?.is_written === false) this.#waiting_will = null;
   }
 
   /** The client is back: a will that waited is published, withdrawn, or nobody can say. */
@@ -314,8 +368,11 @@ export class Device implements LinkOwner {
     const waiting = this.#waiting_will;
     if (waiting === null) return;
     this.#waiting_will = null;
-    if (!present) this.#will_is_sure(waiting.message); // its session has ended, if not before
-    else if (at < waiting.cut + waiting.delay_s * 1000) withdraw(waiting.message);
+    const { message, cut, delay_s, is_written } = waiting;
+    if (!present) { // its session has ended, if not before
+      message.is_sure = is_written || !this.#is_of_killed;
+      if (!is_written) this.#unwritten.push(message);
+    } else if (at < cut + delay_s * 1000) this.#withdraw(message, true);
   }
 
   // ------------------------------------------------------------------ packets
@@ -327,6 +384,8 @@ export class Device implements LinkOwner {
     }
     switch (packet.type) {
       case "puback":
+        this.#written();
+        return this.#stored(link, packet);
       case "pubrec":
         return this.#stored(link, packet);
       case "pubcomp":
@@ -335,6 +394,7 @@ export class Device implements LinkOwner {
       case "pubrel":
         return this.#released(link, packet.packet_id);
       case "suback":
+        if (this.plan!.expiry_s > 0) this.#written();
         return this.#subscribed(packet.packet_id, packet.reason_codes);
       case "unsuback":
         return this.#unsubscribed(packet.packet_id);
@@ -366,9 +426,7 @@ export class Device implements LinkOwner {
     const known = qos === 2 ? this.#incoming.get(packet_id) : undefined;
     if (known !== undefined) {
       if (known?.id !== message?.id) this.problem(`packet id ${packet_id}: another message`);
-      if (!dup && !this.#may_lack_dup) {
-        this.problem(`packet id ${packet_id} again without DUP`);
-      }
+      if (!dup) this.problem(`packet id ${packet_id} again without DUP`);
       return this.#acknowledge(link, packet, null);
     }
     if (qos === 2) this.#incoming.set(packet_id, message ?? null);
@@ -388,12 +446,6 @@ export class Device implements LinkOwner {
     this.#acknowledge(link, packet, delivery);
     if (message !== undefined) this.#marks.get(message.id)?.();
     this.world.stirred();
-  }
-
-  /** After a kill a group of a shared subscription gives at least once. */
-  get #may_lack_dup(): boolean {
-    const { kills, may_lack_dup, subscriptions } = this.session!;
-    return may_lack_dup || kills > 0 && subscriptions.some(({ filter }) => is_shared(filter));
   }
 
   /** Acknowledges in order, at once or after a while. */
@@ -436,7 +488,6 @@ export class Device implements LinkOwner {
     return this.ledger.add({
       publisher: this.id,
       number: this.#number++,
-      life: this.past.length,
       expiry_s: 0,
       ...init,
       begun: now(),
@@ -451,7 +502,8 @@ export class Device implements LinkOwner {
     if (link === null || link.is_over || this.outgoing.size > 200) return null;
     const expiry_s = link.version === 5 ? init.expiry_s ?? 0 : 0;
     const message = this.#new_message({ ...init, ...{ expiry_s } });
-    this.note(`publish ${message.id} to ${message.topic} qos ${message.qos} size ${message.size}`);
+    const { id, topic, qos, size } = message;
+    this.note(`publish ${id} to ${topic} qos ${qos} size ${size} expiry ${expiry_s}`);
     if (message.qos === 0) {
       this.#unanswered.push(message);
       link.say(this.#publish_packet(message, 0, false, with_alias));

@@ -77,8 +77,6 @@ export class Session {
   ended = Infinity;
   /** Times that the service was killed: what it had not written down comes again. */
   kills = 0;
-  /** It was killed when the service may not have written down yet that this one is connected. */
-  may_lack_dup = false;
 
   constructor(readonly client_id: string, readonly begun: number) {}
 

@@ -17,8 +17,6 @@ export interface Message {
   /** Client id; that of a will is nobody's. */
   readonly publisher: string;
   readonly number: number;
-  /** Which session of its publisher it was, counted from 0. */
-  readonly life: number;
   readonly topic: string;
   readonly qos: Qos;
   readonly retain: boolean;
@@ -34,15 +32,13 @@ export interface Message {
   is_sure: boolean;
   /** The service cannot have it. */
   is_never: boolean;
-  /** When a will was withdrawn; 0 = it was not. */
-  withdrawn: number;
   /** How often the service may have taken it as a message of its own. */
   copies: number;
 }
 
 export type MessageInit = Omit<
   Message,
-  "id" | "ended" | "is_sure" | "is_never" | "withdrawn" | "copies"
+  "id" | "ended" | "is_sure" | "is_never" | "copies"
 >;
 
 function text_of({ id, number, size }: Pick<Message, "id" | "number" | "size">): string {
@@ -62,7 +58,6 @@ export class Ledger {
       ended: Infinity,
       is_sure: false,
       is_never: false,
-      withdrawn: 0,
       copies: 1,
     };
     this.#by_id.set(id, message);

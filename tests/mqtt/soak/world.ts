@@ -15,10 +15,6 @@ import { connect, roles, share_1, share_2, sleep, work } from "./traffic.ts";
 /** What happens to the service in the middle of a round. */
 export type Interruption = "none" | "stop" | "kill";
 
-/** The service writes down that a session is connected at once, but does not wait for the disk. */
-const connected_unwritten_ms = 2000;
-/** So it is with a will that is withdrawn. */
-const withdrawn_unwritten_ms = 3000;
 /** How long nothing may have come before what is missing is looked at again. */
 const rest_ms = 40;
 
@@ -28,8 +24,9 @@ export class World implements Surroundings {
   readonly devices: Device[];
   is_restarting = false;
   interrupted = Infinity;
-  is_killed = false;
-  #was_killed = false;
+  service_number = 0;
+  /** Of services. */
+  readonly #killed = new Set<number>();
   #stirred_ms = now();
   readonly #groups: readonly GroupJudge[];
   /** Messages that were judged in an earlier round. */
@@ -57,6 +54,17 @@ export class World implements Surroundings {
     this.#stirred_ms = now();
   }
 
+  is_killed(service_number: number): boolean {
+    return this.#killed.has(service_number);
+  }
+
+  has_come(message: Message): boolean {
+    return this.devices.some(({ session, past }) => {
+      return [...past, ...session === null ? [] : [session]]
+        .some(({ deliveries }) => deliveries.has(message));
+    });
+  }
+
   /** Only what was killed may have lost a session, and only one that nothing was asked of. */
   may_forget(session: Session): boolean {
     return session.kills > 0 && session.filters().length + session.filters(true).length === 0;
@@ -73,7 +81,6 @@ export class World implements Surroundings {
   /** Lets every client work for a while; then judges. */
   async round(number: number, ms: number, interruption: Interruption): Promise<void> {
     const ends_ms = performance.now() + ms;
-    this.is_killed = false;
     const working = this.devices.map((device, index) => {
       const random = random_of(this.seed + number * 7919 + index * 104_729);
       return work(device, random, roles[index], ends_ms);
@@ -91,20 +98,16 @@ export class World implements Surroundings {
     this.is_restarting = true;
     this.interrupted = now();
     if (how === "kill") {
-      this.is_killed = this.#was_killed = true;
-      for (const message of this.ledger.all()) { // it may not be written down
-        if (message.withdrawn > now() - withdrawn_unwritten_ms) message.is_never = false;
-      }
-      for (const { session } of this.devices) {
-        if (session === null) continue;
-        session.kills++;
-        const open_ms = now() - session.open_since;
-        if (open_ms >= 0 && open_ms < connected_unwritten_ms) session.may_lack_dup = true;
+      this.#killed.add(this.service_number);
+      for (const device of this.devices) {
+        device.killed();
+        if (device.session !== null) device.session.kills++;
       }
     }
     for (const device of this.devices) device.note(`service: ${how}`);
     await this.service[how]();
     this.service = await Service.start({ data: this.data });
+    this.service_number++;
     this.is_restarting = false;
     this.interrupted = Infinity;
   }
@@ -162,7 +165,9 @@ export class World implements Surroundings {
       }
     }
     const all = [...this.ledger.all()];
-    for (const group of this.#groups) this.problems.push(...group.wrong(all, this.#was_killed));
+    for (const group of this.#groups) {
+      this.problems.push(...group.wrong(all, this.#killed.size > 0));
+    }
     for (const message of all) this.#judged.add(message);
     this.problems.push(...this.service.log.filter((line) => /bug|panic|error/i.test(line)));
     if (this.problems.length === 0) return;
@@ -175,7 +180,7 @@ export class World implements Surroundings {
     const words = new Set(first.flatMap((problem) => problem.split(/[\s:]+(?!\d)/)));
     const lines: string[] = [];
     for (const { id, trail } of this.devices) {
-      const is_named = words.has(id);
+      const is_named = words.has(id) || [...words].some((word) => word.startsWith(`${id}+will`));
       const told = trail.filter((line) => {
         const [, what, subject] = line.split(" ");
         const is_message = /^publish$/i.test(what) || what === "again";
