@@ -326,7 +326,9 @@ export class LongwireDriver implements Driver {
       throw new Refusal(codes.protocol_error, `Ack of offset ${offset}, which was not sent`);
     }
     const { measures, tracing, dispatched } = this.router;
-    measures?.acknowledged(offset, dispatched, this.reactor.now_us());
+    if (measures !== null && this.hub.replays.was_live(session, offset)) {
+      measures.acknowledged(offset, dispatched, this.reactor.now_us());
+    }
     tracing?.acknowledged(session, offset);
     this.sessions.acked(session, offset);
   }

@@ -229,7 +229,7 @@ export class Hub implements ReactorHandler {
   }
 
   /** Sessions that are behind the log. */
-  get replays(): Pick<Replayer, "count" | "lag"> {
+  get replays(): Pick<Replayer, "count" | "lag" | "was_live"> {
     return this.#replayer;
   }
 

@@ -40,7 +40,10 @@ export class Measures {
     this.#stamps[offset & stamps_count - 1] = published_us;
   }
 
-  /** A Longwire device has everything up to an offset; `newest` is the last that went out. */
+  /**
+   * A Longwire device has everything up to an offset that it was sent live; `newest` is the last
+   * that went out.
+   */
   acknowledged(offset: number, newest: number, now_us: number): void {
     if (offset <= newest - stamps_count) return;
     const published_us = this.#stamps[offset & stamps_count - 1];
@@ -69,8 +72,11 @@ export class Measures {
   }
 }
 
-/** Microseconds between two readings of Reactor.now_us(). */
+/**
+ * Microseconds between two readings of Reactor.now_us(), less than 71 minutes apart; up to a second
+ * in the future is now.
+ */
 export function elapsed_us(then_us: number, now_us: number): number {
   const us = now_us - then_us >>> 0;
-  return us > 0x7fffffff ? 0 : us;
+  return us > 0xffff_ffff - 1_000_000 ? 0 : us;
 }

@@ -55,6 +55,8 @@ export class Replayer {
   #pumping = false;
   /** Sessions that are behind; who has been for longest comes first. */
   readonly #behind = new Set<Session>();
+  /** Up to which offset Longwire sessions were brought, until they acknowledge a later one. */
+  readonly #replayed = new Map<Session, number>();
   /** Of the subscriptions that #wanted() has found. */
   #identifiers: number[] = [];
 
@@ -207,10 +209,21 @@ export class Replayer {
     return first?.replay ? this.router.dispatched - first.replay.after : 0;
   }
 
+  /** Whether a Longwire device was sent the message of an offset when it was published. */
+  was_live(session: Session, offset: number): boolean {
+    if (session.replay !== null) return false;
+    const until = this.#replayed.get(session);
+    if (until === undefined) return true;
+    if (offset <= until) return false;
+    this.#replayed.delete(session);
+    return true;
+  }
+
   /** The session has lost its connection. */
   left(session: Session): void {
     session.replay = null;
     this.#behind.delete(session);
+    this.#replayed.delete(session);
   }
 
   #begin(session: Session, after: number): Replay {
@@ -460,6 +473,7 @@ export class Replayer {
     if (replay.is_untouched) session.move_cursor(replay.after);
     session.replay = null;
     this.#behind.delete(session);
+    if (is_longwire(session.wire)) this.#replayed.set(session, replay.after);
     this.reactor.live(session.conn, session.generation, session.behind_count);
     this.on_live(session);
   }

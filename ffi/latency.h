@@ -33,10 +33,11 @@ static inline uint32_t clock_us(void) {
   return us == 0 ? 1 : us;
 }
 
-/* Microseconds since; the host's clock and ours are one, but not read at one moment. */
+/* Microseconds since, less than 71 minutes; the host's clock and ours are one, but not read at one
+ * moment: up to a second in the future is now. */
 static inline uint32_t since_us(uint32_t then_us) {
   uint32_t us = clock_us() - then_us;
-  return us > INT32_MAX ? 0 : us;
+  return us > UINT32_MAX - 1000000 ? 0 : us;
 }
 
 /* Which bucket of struct lw_latency counts a duration: bounds belong to the bucket below. */
