@@ -110,7 +110,12 @@ function open_rules({ rules }: Config): Rules {
 }
 
 /** Holds back what may be held back, as the rules say. */
-function watch_load({ router, hub, mqtt, opened }: Deciding, log: Log, rules: Rules): Overload {
+function watch_load(
+  { router, hub, mqtt, opened }: Deciding,
+  log: Log,
+  rules: Rules,
+  metrics: Metrics,
+): Overload {
   const { reactor, store } = router;
   const { in_force: settings } = rules.get("degradation");
   const clock_ms = () => performance.now();
@@ -120,6 +125,7 @@ function watch_load({ router, hub, mqtt, opened }: Deciding, log: Log, rules: Ru
   rules.use("degradation", (settings) => overload.use(settings));
   rules.use("limits", (limits) => opened.tenants.use_rules(limits));
   rules.use("routing", (routing) => router.denies = publish_denial(routing));
+  metrics.add_overload(overload, rules);
   return overload;
 }
 
@@ -457,9 +463,7 @@ async function serve(args: readonly string[]): Promise<void> {
     longwire: listen_bridge(hub, longwire, protocols.longwire, busy_frame()),
   };
   const rules = open_rules(config);
-  const overload = watch_load(deciding, log, rules);
-  const { degradation } = overload;
-  metrics.add_overload(overload, rules);
+  const overload = watch_load(deciding, log, rules, metrics);
   const listeners = listen(config, hub, mqtt, longwire);
   const drain = new Drain(hub, log, () => cluster?.node.places() ?? []);
   const describe = () => ({
@@ -468,8 +472,8 @@ async function serve(args: readonly string[]): Promise<void> {
     connections: reactor.stats().counters.connections,
     sessions: sessions.count,
     draining: drain.is_draining,
-    load_percent: degradation.load_percent,
-    degradation: step_names[degradation.step],
+    load_percent: overload.degradation.load_percent,
+    degradation: step_names[overload.degradation.step],
     breaker: router.breaker?.state ?? "",
   });
   const on_drain = () => drain.begin();
@@ -481,6 +485,7 @@ async function serve(args: readonly string[]): Promise<void> {
   await watch_prometheus(config, router, metrics, log, rules);
   await webhooks?.start(cluster?.node ?? null);
   if (webhooks !== null) metrics.add_webhooks(webhooks);
+  const { degradation } = overload;
   const ruled = { rules, degradation, cluster: cluster?.node ?? null };
   const shown = { gate, router, store, metrics, version, refused, ...ruled };
   const receipts = new Receipts(sessions, reactor);
