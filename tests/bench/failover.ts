@@ -181,6 +181,8 @@ async function wait_for(
 /** One failure, from a cluster that is whole to one that is whole again. */
 async function run_round(stage: Stage, failure: Failure, round: number) {
   const { cluster, fleets, publishers } = stage;
+  await cluster.etcd.ready(patience_ms);
+  await cluster.nats.ready(patience_ms);
   await cluster.settled(patience_ms);
   await wait_for_all("all devices are at their nodes", stage, "subscribed", "served", "home");
   const firsts = publishers.map(({ acknowledged }) => acknowledged + 1);

@@ -47,10 +47,11 @@ struct device {
   int fd;
   enum device_state state;
   uint32_t number, server, attempt, topic;
-  bool is_pinged, was_subscribed;
+  bool was_subscribed;
   uint32_t partial_bytes, partial_capacity;
   uint8_t *partial;
   uint64_t due_ns;   /* WAITING: when it connects; until SUBSCRIBED: when it gives up */
+  uint64_t sent_ns;  /* anything was sent [MQTT-3.1.2-23] */
   uint64_t heard_ns; /* anything came */
   uint64_t got_ns;   /* a message came */
   uint64_t silence_ns;
@@ -98,6 +99,7 @@ static void give_up(struct device *d, uint64_t now_ns) {
 
 /* Packets of a device are small and few: a socket that does not take one is broken. */
 static void send_all(struct device *d, const uint8_t *bytes, size_t size, uint64_t now_ns) {
+  d->sent_ns = now_ns;
   if (send(d->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size) give_up(d, now_ns);
 }
 
@@ -207,7 +209,6 @@ static void device_readable(struct device *d, uint64_t now_ns) {
     if (kept) memcpy(room, d->partial, kept);
     d->partial_bytes = 0;
     d->heard_ns = now_ns;
-    d->is_pinged = false;
     size_t size = kept + (size_t)n, used = device_consume(d, room, size, now_ns);
     if (d->state == WAITING) return;
     keep_bytes(&d->partial, &d->partial_bytes, &d->partial_capacity, room + used, size - used);
@@ -235,8 +236,7 @@ static void device_tick(struct device *d, uint64_t now_ns) {
     if (d->due_ns <= now_ns) give_up(d, now_ns);
   } else if (now_ns - d->heard_ns > SILENCE_MAX_NS) {
     give_up(d, now_ns);
-  } else if (now_ns - d->heard_ns > PING_AFTER_NS && !d->is_pinged) {
-    d->is_pinged = true;
+  } else if (now_ns - d->sent_ns > PING_AFTER_NS) {
     send_all(d, packet, mqtt_ping(packet), now_ns);
   }
 }

@@ -30,6 +30,8 @@ export interface Member {
   program: Program;
   /** Starts it again after it has ended, with what it had on disk. */
   restart(): void;
+  /** Whether it answers, and has what the others have. */
+  is_ready(): Promise<boolean>;
 }
 
 /** Servers, and the directory they share. */
@@ -41,14 +43,31 @@ export class Servers {
     return this.members.map(({ address }) => address).join(",");
   }
 
+  /** Waits until all answer, and have what the others have. */
+  async ready(timeout_ms = 20_000): Promise<void> {
+    for (const one of this.members) {
+      await eventually(`${one.address} is ready`, () => one.is_ready(), timeout_ms);
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.members.map(({ program }) => program.end("SIGKILL")));
     await Deno.remove(this.directory, { recursive: true });
   }
 }
 
-function member(address: string, start: () => Program): Member {
-  const one: Member = { address, program: start(), restart: () => one.program = start() };
+/** @param health where it says with 200 and `word` that all is well */
+function member(address: string, start: () => Program, health: string, word: string): Member {
+  const is_ready = async () => {
+    try {
+      const response = await fetch(health);
+      return (await response.text()).includes(word) && response.ok;
+    } catch {
+      return false;
+    }
+  };
+  const restart = () => void (one.program = start());
+  const one: Member = { address, program: start(), restart, is_ready };
   return one;
 }
 
@@ -66,22 +85,12 @@ export async function start_nats(count: 1 | 3 = 1, host = loopback): Promise<Ser
       ...["--name", `n${n}`, "--cluster_name", "test"],
       ...["--cluster", `nats://${host}:${route_port}`, "--routes", routes.join(",")],
     ];
-    return member(`${host}:${port}`, () => {
-      return new Program("nats-server", args, { env: program_env() });
-    });
+    const start = () => new Program("nats-server", args, { env: program_env() });
+    return member(`${host}:${port}`, start, `http://${host}:${monitor_port}/healthz`, "ok");
   });
-  for (let n = 0; n < count; n++) {
-    const monitor_port = ports[n * 3 + 2];
-    await eventually("nats-server is ready", async () => {
-      try {
-        const health = await fetch(`http://${host}:${monitor_port}/healthz`);
-        return health.ok && (await health.text()).includes("ok");
-      } catch {
-        return false;
-      }
-    }, 20_000);
-  }
-  return new Servers(members, directory);
+  const servers = new Servers(members, directory);
+  await servers.ready();
+  return servers;
 }
 
 /** Members of etcd: on this machine, or each on a host of its own. */
@@ -108,20 +117,10 @@ export async function start_etcd(
       ...["--initial-cluster", all.join(","), "--heartbeat-interval", "50"],
       ...["--election-timeout", "500"],
     ];
-    return member(
-      `${address}:${port}`,
-      () => new Program(words[0]!, words.slice(1), { env: program_env() }),
-    );
+    const start = () => new Program(words[0]!, words.slice(1), { env: program_env() });
+    return member(`${address}:${port}`, start, `${own}/health`, "true");
   });
-  for (const { address } of members) {
-    await eventually("etcd is ready", async () => {
-      try {
-        const health = await fetch(`http://${address}/health`);
-        return (await health.text()).includes("true");
-      } catch {
-        return false;
-      }
-    }, 20_000);
-  }
-  return new Servers(members, directory);
+  const servers = new Servers(members, directory);
+  await servers.ready();
+  return servers;
 }
