@@ -38,11 +38,13 @@ export class HostCluster {
     node_count: number,
     { servers = 1, etcd_on_hosts = false, run = () => ({}) }: HostClusterOptions = {},
   ): Promise<HostCluster> {
-    const hosts = await Hosts.start(node_count + (etcd_on_hosts ? servers : 0));
+    await using made = new AsyncDisposableStack(); // is undone if not all goes well
+    const hosts = made.use(await Hosts.start(node_count + (etcd_on_hosts ? servers : 0)));
     const { gateway } = hosts;
     const [etcd, nats] = await Promise.all([
-      start_etcd(servers, etcd_on_hosts ? hosts.hosts.slice(node_count) : gateway),
-      start_nats(servers, gateway),
+      start_etcd(servers, etcd_on_hosts ? hosts.hosts.slice(node_count) : gateway)
+        .then((etcd) => made.use(etcd)),
+      start_nats(servers, gateway).then((nats) => made.use(nats)),
     ]);
     const directory = await Deno.makeTempDir({ prefix: "longwire-hosts-" });
     const key = secret_key("k1");
@@ -54,9 +56,10 @@ export class HostCluster {
     const token = await make_token(key, all_claims);
     const cluster = new HostCluster(hosts, etcd, nats, directory, token, run);
     for (let index = 0; index < node_count; index++) {
-      cluster.nodes.push(await cluster.start_node(index));
+      cluster.nodes.push(made.use(await cluster.start_node(index)));
     }
     await cluster.settled();
+    made.move();
     return cluster;
   }
 
