@@ -20,6 +20,7 @@
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
  *     deno task bench fds                    a minute: descriptors of a process, read in two ways
+ *     deno task bench simulate               seconds: 100 nodes, 100 million devices, in proportion
  *     deno task bench heartbeat              seconds: bytes and time of one report, in every form
  *
  * Scenarios: fanout (1 publisher -> 1000 subscribers), pairs (500 -> 500), backends (both of them
@@ -69,6 +70,7 @@ import { offline, type OfflineResult } from "./offline.ts";
 import { print_offline } from "./report_offline.ts";
 import { print_table, type ScenarioRuns } from "./report.ts";
 import { find_kind, Peers, run_scenario } from "./run.ts";
+import { print_simulated, simulate } from "./simulate.ts";
 import { print_storm, storm } from "./storm.ts";
 import { print_wire, wire } from "./wire.ts";
 import {
@@ -78,6 +80,7 @@ import {
   heartbeat_name,
   offline_name,
   type Scenario,
+  simulate_name,
   storm_name,
   wire_name,
 } from "./scenarios.ts";
@@ -113,6 +116,12 @@ async function bench(args: string[]): Promise<number> {
     return 0;
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
+  if (names.join() === simulate_name) {
+    const simulated = simulate();
+    if (values.json) console.log(JSON.stringify(simulated, null, 2));
+    else print_simulated(simulated);
+    return 0;
+  }
   const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name, fds_name];
   const others = names.filter((name) => !alone.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];

@@ -257,6 +257,7 @@ export const offline_name = "offline";
 export const heartbeat_name = "heartbeat";
 /** Nor does this. */
 export const fds_name = "fds";
+export const simulate_name = "simulate";
 /** It starts services of its own and needs tcpdump. */
 export const wire_name = "wire";
 export const storm_name = "storm";
