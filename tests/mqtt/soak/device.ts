@@ -337,7 +337,10 @@ export class Device implements LinkOwner {
 
   /** It is not published, unless a kill makes the service forget that. */
   #withdraw(will: Message, is_kept: boolean): void {
-    if (is_kept && this.#is_of_killed) return;
+    if (is_kept && this.#is_of_killed) {
+      will.ended = Infinity; // nobody may have heard it
+      return;
+    }
     will.is_never = true;
     if (is_kept) this.#unwritten.push(will);
   }
