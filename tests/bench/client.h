@@ -78,7 +78,8 @@ struct client_counts {
 struct client {
   const struct framing *framing;
   const struct transport *transport;
-  struct sockaddr_in server;
+  const struct sockaddr_in *servers; /* connections take them in turn */
+  uint32_t servers_count;
   uint32_t source_address; /* host order; of the first CONNECTIONS_PER_SOURCE connections */
   uint32_t client_tag;     /* makes client ids of different runs and processes differ */
   /* Devices whose sessions outlive their connections: ids are PREFIX-number. NULL = others: their
@@ -234,7 +235,8 @@ static inline void client_open(struct client *cl, struct conn *c) {
   setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (bind(c->fd, (struct sockaddr *)&source, sizeof source)) return conn_close(cl, c, errno);
-  int result = connect(c->fd, (struct sockaddr *)&cl->server, sizeof cl->server);
+  const struct sockaddr_in *server = &cl->servers[number % cl->servers_count];
+  int result = connect(c->fd, (const struct sockaddr *)server, sizeof *server);
   if (result && errno != EINPROGRESS) return conn_close(cl, c, errno);
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
   if (epoll_ctl(cl->epoll_fd, EPOLL_CTL_ADD, c->fd, &event)) conn_close(cl, c, errno);

@@ -37,6 +37,7 @@
 #define PUBLISH_BUFFER_BYTES (256u << 10)
 #define PROCESSES_MAX 256u
 #define SERVER_PIDS_MAX 64u
+#define SERVERS_MAX 16u
 /* A payload begins with u64 sequence and u64 time of sending; a fixed pattern fills the rest. */
 #define PAYLOAD_BYTES_MIN 16u
 /* Descriptors of a process that are not devices: streams, epoll, timer, some room. */
@@ -45,7 +46,8 @@
 /* ------------------------------------------------------------------ settings */
 
 struct options {
-  struct sockaddr_in server;
+  struct sockaddr_in servers[SERVERS_MAX];
+  uint32_t servers_count;
   const struct framing *framing;
   const char *prefix, *topic;
   int server_pids[SERVER_PIDS_MAX];
@@ -83,7 +85,7 @@ static const struct option_number option_numbers[] = {
     {AT(messages), 0, 0, 1000000000, "of each publisher; resume: for each device; 0 = by time"},
     {AT(warmup_ms), 300, 0, 600000, "published before measuring"},
     {AT(measure_ms), 2000, 1, 3600000, "measured; hold, steady: published"},
-    {AT(hold_ms), 0, 0, 86400000, "hold, steady: idle time before publishing"},
+    {AT(hold_ms), 0, 0, 86400000, "idle time between connecting and publishing"},
     {AT(stall_ms), 5000, 100, 600000, "without any progress = given up"},
     {AT(connect_ms), 0, 0, 3600000, "for connecting; 0 = by the number of devices"},
     {AT(rate_per_s), 1000, 1, 10000000, "hold, steady: messages published a second"},
@@ -99,7 +101,9 @@ static const struct option_number option_numbers[] = {
 static void usage(const char *what, const char *argument) {
   fprintf(stderr, "%s \"%s\"\n", what, argument);
   fprintf(stderr, "Usage: load fanout|pairs|publish|hold|steady|resume key=value ...\n");
-  fprintf(stderr, "  server=127.0.0.1:1883 numeric address and port\n");
+  fprintf(stderr,
+          "  server=127.0.0.1:1883 numeric address and port; several, separated by\n  commas, take "
+          "connections in turn\n");
   fprintf(stderr, "  protocol=mqtt or, to publish, http, http-json, http-ndjson\n");
   fprintf(stderr, "  pids= of the server; their children count too\n");
   fprintf(stderr, "  prefix=device resume: client ids are prefix-number\n");
@@ -111,15 +115,21 @@ static void usage(const char *what, const char *argument) {
   exit(2);
 }
 
-static void parse_server(struct options *o, const char *text) {
-  char host[64];
-  unsigned port;
-  if (sscanf(text, "%63[0-9.]:%u", host, &port) != 2 || port > 65535 ||
-      inet_pton(AF_INET, host, &o->server.sin_addr) != 1) {
-    usage("Cannot use server: expected address:port, got", text);
+static void parse_servers(struct options *o, const char *text) {
+  o->servers_count = 0;
+  for (const char *rest = text; rest; rest = strchr(rest, ',')) {
+    char host[64];
+    unsigned port;
+    struct sockaddr_in *server = &o->servers[o->servers_count];
+    if (*rest == ',') rest++;
+    if (o->servers_count++ == SERVERS_MAX) usage("Cannot use server: too many, got", text);
+    if (sscanf(rest, "%63[0-9.]:%u", host, &port) != 2 || port > 65535 ||
+        inet_pton(AF_INET, host, &server->sin_addr) != 1) {
+      usage("Cannot use server: expected address:port,..., got", text);
+    }
+    server->sin_family = AF_INET;
+    server->sin_port = htons((uint16_t)port);
   }
-  o->server.sin_family = AF_INET;
-  o->server.sin_port = htons((uint16_t)port);
 }
 
 static void add_pid(struct options *o, long pid) {
@@ -192,14 +202,14 @@ static void parse_options(struct options *o, int count, char **arguments) {
   o->framing = &framing_mqtt;
   o->prefix = "device";
   o->topic = "fleet/news";
-  parse_server(o, "127.0.0.1:1883");
+  parse_servers(o, "127.0.0.1:1883");
   for (size_t i = 0; i < OPTION_NUMBERS_COUNT; i++) {
     memcpy((char *)o + option_numbers[i].at, &option_numbers[i].initial, sizeof(uint64_t));
   }
   for (int i = 0; i < count; i++) {
     const char *argument = arguments[i];
     if (!strncmp(argument, "server=", 7)) {
-      parse_server(o, argument + 7);
+      parse_servers(o, argument + 7);
     } else if (!strncmp(argument, "pids=", 5)) {
       parse_pids(o, argument + 5);
     } else if (!strncmp(argument, "protocol=", 9)) {
@@ -566,7 +576,8 @@ static void client_prepare(struct client *cl, const struct options *o, uint32_t 
   struct rlimit files;
   cl->framing = o->framing;
   cl->transport = &LOAD_TRANSPORT;
-  cl->server = o->server;
+  cl->servers = o->servers;
+  cl->servers_count = o->servers_count;
   cl->source_address = SOURCE_FIRST;
   cl->client_tag = (uint32_t)getpid();
   cl->qos = (uint8_t)o->qos;
@@ -675,6 +686,8 @@ static int run_streams(const char *mode, const struct options *o, uint32_t count
   uint64_t start_ns = monotonic_ns();
   client_connect(&cl, o->connect_ms, NULL);
   double connect_s = (double)(monotonic_ns() - start_ns) / 1e9;
+  uint64_t idle_until_ns = monotonic_ns() + o->hold_ms * 1000000u;
+  while (cl.counts.failed == 0 && monotonic_ns() < idle_until_ns) client_turn(&cl, 10);
   if (cl.counts.failed == 0) {
     streams_run(all, &from, &to);
     streams_count_lost(all);

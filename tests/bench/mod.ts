@@ -16,6 +16,7 @@
  *     deno task bench backends               io_uring against epoll
  *     deno task bench instrumentation        what histograms and traces cost, in three minutes
  *     deno task bench failover --rounds=10 --only=freeze    two minutes; all: ten
+ *     deno task bench cluster                two minutes: 1, 2, 3 nodes and a node alone, in turn
  *     deno task bench offline --sessions=1000000 --messages=1000 --returning=20000
  *     deno task bench storm --devices=20000  a minute: devices lose their server and come back
  *     deno task bench wire                   a minute: bytes of one device, captured by tcpdump
@@ -31,6 +32,7 @@
  * rate, and their latency), tls (handshakes, fanout and pairs with QoS 0, then hold, over TLS),
  * offline (messages for devices that are away, of which some return at once; Longwire only),
  * failover (what devices notice when a part of a cluster fails; needs root, etcd, nats-server),
+ * cluster (throughput of 1, 2 and 3 nodes on this machine; needs etcd, nats-server),
  * instrumentation (one service without histograms, one with them, one with traces besides).
  * "pipelined" keeps a window of messages in flight; "one at a time" publishes the next message
  * when every subscriber has the last one and, with QoS 1, its publisher the PUBACK.
@@ -60,6 +62,7 @@
  */
 import { ensure_addon } from "../../ffi/zstd.ts";
 import { BuildError, ensure_program } from "./build.ts";
+import { cluster, print_cluster } from "./cluster.ts";
 import { failover, type FailoverRun, print_failover } from "./failover.ts";
 import { fds, print_fds } from "./fds.ts";
 import { number_of, read_flags, UsageError, type Values } from "./flags.ts";
@@ -74,7 +77,9 @@ import { print_simulated, simulate } from "./simulate.ts";
 import { print_storm, storm } from "./storm.ts";
 import { print_wire, wire } from "./wire.ts";
 import {
+  alone_names,
   choose_scenarios,
+  cluster_name,
   failover_name,
   fds_name,
   heartbeat_name,
@@ -122,8 +127,7 @@ async function bench(args: string[]): Promise<number> {
     else print_simulated(simulated);
     return 0;
   }
-  const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name, fds_name];
-  const others = names.filter((name) => !alone.includes(name));
+  const others = names.filter((name) => !alone_names.includes(name));
   const scenarios = others.length > 0 ? choose_scenarios(others, values) : [];
   const longwire = values.longwire ?? Deno.env.get("LONGWIRE_BENCH_COMMAND");
   const peers = new Peers({ longwire, settings: values.settings });
@@ -155,6 +159,8 @@ async function bench(args: string[]): Promise<number> {
     ? await storm(number_of("devices", values.devices, 1, 1e6), values.only ?? "")
     : undefined;
   if (storms !== undefined && !values.json) print_storm(storms);
+  const clusters = names.includes(cluster_name) ? await cluster(values) : undefined;
+  if (clusters !== undefined && !values.json) print_cluster(clusters);
   try {
     if (devices > 0) await kernel.raise_for(devices);
     raised = `${kernel}`;
@@ -171,7 +177,7 @@ async function bench(args: string[]): Promise<number> {
   const machine = await machine_line();
   const versions = Object.fromEntries(peers.versions);
   if (values.json) {
-    const others = { offline: away, failover: failed, beats, scans, wires, storms };
+    const others = { offline: away, failover: failed, beats, scans, wires, storms, clusters };
     const document = { machine, raised, versions, scenarios: results, ...others };
     console.log(JSON.stringify(document, null, 2));
   } else print_footer(machine, raised, versions);

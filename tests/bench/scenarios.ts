@@ -263,6 +263,18 @@ export const wire_name = "wire";
 export const storm_name = "storm";
 /** It starts a cluster of its own. */
 export const failover_name = "failover";
+/** So does this. */
+export const cluster_name = "cluster";
+/** Scenarios that are run by files of their own. */
+export const alone_names: readonly string[] = [
+  offline_name,
+  failover_name,
+  cluster_name,
+  heartbeat_name,
+  wire_name,
+  storm_name,
+  fds_name,
+];
 
 /**
  * The scenarios of these names, filtered by --only.
@@ -272,8 +284,7 @@ export function choose_scenarios(names: readonly string[], values: Values): Scen
   const chosen = names.flatMap((name) => {
     const make = Object.hasOwn(groups, name) ? groups[name] : undefined;
     if (make) return make(values);
-    const alone = [offline_name, failover_name, heartbeat_name, wire_name, storm_name, fds_name];
-    const known = [...Object.keys(groups), ...alone].join(", ");
+    const known = [...Object.keys(groups), ...alone_names].join(", ");
     throw new UsageError(`Unknown scenario "${name}": expected ${known}`);
   });
   const only = values.only ?? "";
