@@ -13,6 +13,8 @@ import { all_claims, key_pair, secret_key } from "./support/tokens.ts";
 const public_paths = new Set([
   "/",
   "/docs/{file}",
+  "/console",
+  "/console/{file}",
   "/openapi.json",
   "/healthz",
   "/readyz",
