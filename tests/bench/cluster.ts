@@ -14,7 +14,7 @@ import { Service } from "../support/service.ts";
 import { ensure_program } from "./build.ts";
 import { number_of, type Values } from "./flags.ts";
 import { cpu_ms } from "./footprint.ts";
-import { type LoadResult, median, print_rows, rounded } from "./report.ts";
+import { type LoadResult, median, print_rows, ratio, rounded } from "./report.ts";
 import { progress } from "./run.ts";
 
 const node_counts = [0, 1, 2, 3]; // 0 = a node alone
@@ -144,7 +144,9 @@ export function print_cluster(rows: readonly ClusterRow[]): void {
     `cluster: ${servers} members of etcd, ${servers} servers of NATS, streams with ${servers} ` +
       `replicas; ${payload_bytes} bytes; us of CPU are those of a publish or delivery`,
   );
-  const cells = rows.map(({ unit, nodes, runs, others_us }) => {
+  const cells = rows.map((row) => {
+    const { load, unit, nodes, runs, others_us } = row;
+    const one = rows.find((other) => other.load === load && other.nodes === 1);
     const well = runs.filter(({ ok }) => ok);
     const of = (name: string) => well.map((run) => Number(run[name]));
     const rates = of("deliveries_per_s");
@@ -154,13 +156,23 @@ export function print_cluster(rows: readonly ClusterRow[]): void {
       nodes === 0 ? "alone, SQLite" : `${nodes}`,
       rounded(median(rates), 0),
       `${rounded(Math.min(...rates), 0)} - ${rounded(Math.max(...rates), 0)}`,
+      rounded(ratio(row, one, "deliveries_per_s"), 2),
       rounded(median(of("server_cpu_us_per_delivery")), 2),
       rounded(median(others_us.filter((_, index) => runs[index]!.ok)), 2),
       rounded(median(well.map((run) => run.latency_us.p50)) / 1000, 1),
       `${rounded(median(shares) * 100, 0)}%`,
     ];
   });
-  const titles = ["", "nodes", "median", "min - max", "nodes us", "NATS, etcd us", "P50 ms"];
+  const titles = [
+    "",
+    "nodes",
+    "median",
+    "min - max",
+    "x 1 node",
+    "nodes us",
+    "NATS, etcd us",
+    "P50 ms",
+  ];
   print_rows([[...titles, "generator"], ...cells]);
   for (const { load, nodes, runs } of rows) {
     const failed = runs.filter(({ ok }) => !ok);

@@ -52,6 +52,22 @@ Deno.test("load.c passes what raw.c delivers, in every mode", { ignore }, async 
   }
 });
 
+Deno.test("load.c gives its connections to several servers in turn", { ignore }, async () => {
+  const kind = peer_kinds.find(({ name }) => name === "raw")!;
+  const peers = await Promise.all([Peer.start(kind, {}), Peer.start(kind, {})]);
+  try {
+    // raw.c knows nothing of the other: of an even number, a pair is at one of them.
+    const places = peers.map(({ address }) => address).join(",");
+    const sizes = ["messages=50", "qos=1", "hold_ms=1", "stall_ms=500"];
+    const even = await run_load(places, "pairs", ...sizes, "pairs=20");
+    assertEquals([even.problem, even["deliveries_all"]], ["", 20 * 50]);
+    const odd = await run_load(places, "pairs", ...sizes, "pairs=1");
+    assertEquals([odd.ok, odd["deliveries_all"]], [false, 0]);
+  } finally {
+    await Promise.all(peers.map((peer) => peer.stop()));
+  }
+});
+
 const payload_bytes = 32;
 
 /** What a server makes of three messages on their way to the subscriber. */

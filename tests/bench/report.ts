@@ -52,7 +52,11 @@ function fields(runs: readonly LoadResult[], name: string): number[] {
 }
 
 /** Median over the rounds of what two peers did in the same round. */
-export function ratio(of: PeerRuns, to: PeerRuns | undefined, name: string): number {
+export function ratio(
+  of: Pick<PeerRuns, "runs">,
+  to: Pick<PeerRuns, "runs"> | undefined,
+  name: string,
+): number {
   return median(of.runs.map((run, round) => field(run, name) / field(to?.runs[round], name)));
 }
 
