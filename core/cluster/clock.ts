@@ -18,3 +18,17 @@ export const system_clock: Clock = {
 export function sleep(clock: Clock, ms: number): Promise<void> {
   return new Promise((resolve) => clock.after(ms, resolve));
 }
+
+/** How work that takes long is cut, so that leases are renewed between the parts. */
+export interface Slices {
+  /** Looked at in one go. */
+  readonly ids: number;
+  /** Answers when everything else has had its turn. */
+  rest(): Promise<void>;
+}
+
+/** A few milliseconds each: an id takes below a microsecond. */
+export const system_slices: Slices = {
+  ids: 5000,
+  rest: () => sleep(system_clock, 0),
+};

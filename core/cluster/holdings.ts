@@ -4,8 +4,9 @@
  */
 import { codes, Refusal } from "../codes.ts";
 import type { Membership } from "./membership.ts";
-import { no_view, type Ownership, Rendezvous, type SessionHolder, type View } from "./mod.ts";
-import { type Clock, sleep } from "./clock.ts";
+import { no_view, type Ownership, Rendezvous, type SessionHolder } from "./mod.ts";
+import { type View, ViewChange } from "./mod.ts";
+import { type Clock, sleep, type Slices, system_slices } from "./clock.ts";
 import type { Announced, Granted, HandOver } from "./registry.ts";
 
 /** How this node speaks to registrars, itself among them. What cannot be reached throws. */
@@ -57,6 +58,9 @@ export class Holdings implements Ownership {
   #rendezvous = new Rendezvous([]);
   /** By id, the grant. */
   readonly #held = new Map<string, number>();
+  /** Of the last view in which all that is held was looked at, and what has changed since. */
+  #looked_at = this.#rendezvous;
+  #changes: ViewChange[] = [];
   readonly #pending = new Map<string, Pending>();
   /** Held, and not read yet: by whom that is done. */
   readonly #arriving = new Map<string, Pending>();
@@ -74,6 +78,7 @@ export class Holdings implements Ownership {
     readonly holder: SessionHolder,
     readonly membership: Pick<Membership, "may_act" | "check">,
     readonly clock: Clock,
+    readonly slices: Slices = system_slices,
   ) {}
 
   get size(): number {
@@ -130,16 +135,10 @@ export class Holdings implements Ownership {
   /** A new view: says what this node holds, to everyone, before it takes anything in it. */
   set_view(view: View): void {
     const before = this.#view;
-    const rendezvous_before = this.#rendezvous;
     this.#view = view;
     this.#rendezvous = new Rendezvous(view.members.keys());
-    for (const id of this.#held.keys()) {
-      const registrar = this.#rendezvous.registrar_of(id);
-      const is_same = registrar === rendezvous_before.registrar_of(id) &&
-        before.members.get(registrar)?.run === view.members.get(registrar)?.run;
-      if (!is_same) this.#unannounced.add(id);
-    }
-    for (const node_id of view.members.keys()) void this.#announce(node_id, view.number);
+    this.#changes.push(new ViewChange(before, view));
+    void this.#announce_all(view);
     for (const queue of this.#queues.values()) {
       for (const pending of queue.splice(0)) this.#enqueue(pending);
     }
@@ -274,30 +273,70 @@ export class Holdings implements Ownership {
     this.claim(id, takes_over, is_wanted).then(done.resolve, done.reject);
   }
 
-  async #announce(node_id: string, view: number): Promise<void> {
+  /**
+   * Looks at all that is held, then speaks to each member. Nothing is granted to this node in a
+   * view before it has spoken, so what it looks at is all from earlier ones. A view that comes
+   * meanwhile begins anew, with this one's change among those to be looked at.
+   */
+  async #announce_all(view: View): Promise<void> {
+    const ids = new Map<string, string[]>();
+    for (const node_id of view.members.keys()) ids.set(node_id, []);
+    let left = this.slices.ids;
+    for (const id of this.#held.keys()) {
+      if (this.#unannounced.has(id) || this.#has_moved(id)) {
+        this.#unannounced.add(id);
+        ids.get(this.#rendezvous.registrar_of(id))?.push(id);
+      }
+      if (--left > 0) continue;
+      await this.slices.rest();
+      if (view.number !== this.#view.number) return;
+      left = this.slices.ids;
+    }
+    this.#looked_at = this.#rendezvous;
+    this.#changes = [];
+    for (const [node_id, held] of ids) void this.#announce(node_id, held, view.number);
+  }
+
+  /** Whether a registrar that knew of it may not know of it any more. */
+  #has_moved(id: string): boolean {
+    const registrar = this.#looked_at.registrar_of(id);
+    return this.#changes.some((change) => change.moves(id, registrar));
+  }
+
+  /** @param ids what a member is to name the owner of from now on */
+  async #announce(node_id: string, ids: readonly string[], view: number): Promise<void> {
     const is_current = () => view === this.#view.number;
     while (is_current()) {
-      const ids = [...this.#unannounced].filter((id) =>
-        this.#rendezvous.registrar_of(id) === node_id
-      );
       try {
-        let is_taken = true;
-        for (let at = 0; is_taken && (at === 0 || at < ids.length); at += batch_ids) {
-          const part = ids.slice(at, at + batch_ids).map((id): Announced => {
-            return [id, this.#held.get(id) ?? 0];
-          });
-          const is_last = at + batch_ids >= ids.length;
-          is_taken = await this.registrars.announce(node_id, view, part, is_last);
-        }
-        if (is_taken && is_current()) {
-          for (const id of ids) this.#unannounced.delete(id);
-          return;
-        }
+        if (await this.#send_held(node_id, ids, view)) return;
       } catch {
         // It may be gone, or does not know of the view yet.
       }
       await sleep(this.clock, retry_ms);
     }
+  }
+
+  /** False = the view is not theirs, or not this node's any more. */
+  async #send_held(node_id: string, ids: readonly string[], view: number): Promise<boolean> {
+    const { slices } = this;
+    const size = Math.min(batch_ids, slices.ids);
+    for (let at = 0; at === 0 || at < ids.length; at += size) {
+      const part: Announced[] = [];
+      for (const id of ids.slice(at, at + size)) {
+        const grant = this.#held.get(id);
+        if (grant !== undefined) part.push([id, grant]);
+      }
+      const is_last = at + size >= ids.length;
+      if (!await this.registrars.announce(node_id, view, part, is_last)) return false;
+      if (at % slices.ids + size >= slices.ids) await slices.rest();
+      if (view !== this.#view.number) return false;
+    }
+    for (let at = 0; at < ids.length; at += slices.ids) {
+      if (at > 0) await slices.rest();
+      if (view !== this.#view.number) return false;
+      for (const id of ids.slice(at, at + slices.ids)) this.#unannounced.delete(id);
+    }
+    return true;
   }
 
   async #tell_released(registrar: string): Promise<void> {

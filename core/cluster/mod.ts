@@ -84,35 +84,74 @@ export function hash_of(text: string): number {
   return value >>> 0;
 }
 
-/** The finalizer of MurmurHash3: every bit of the input moves every bit of the result. */
-function mix(value: number): number {
+/** The finalizer of MurmurHash3, as int32 that compare as the unsigned results do. */
+function weight_of(id_hash: number, seed: number): number {
+  let value = id_hash ^ seed;
   value = Math.imul(value ^ value >>> 16, 0x85ebca6b);
   value = Math.imul(value ^ value >>> 13, 0xc2b2ae35);
-  return (value ^ value >>> 16) >>> 0;
+  return (value ^ value >>> 16) ^ 0x80000000;
+}
+
+function seed_of(node_id: string): number {
+  return Math.imul(hash_of(node_id), 0x9e3779b1);
 }
 
 /**
  * Names the registrar of an id by rendezvous hashing: when a node comes or goes, only the ids that
- * are its own move.
+ * are its own move. All nodes must compute the same, also those of another version.
  */
 export class Rendezvous {
-  readonly #nodes: readonly { readonly node_id: string; readonly hash: number }[];
+  readonly #names: readonly string[];
+  readonly #seeds: Int32Array;
 
   constructor(node_ids: Iterable<string>) {
-    this.#nodes = [...node_ids].sort().map((node_id) => ({ node_id, hash: hash_of(node_id) }));
+    this.#names = [...node_ids].sort();
+    this.#seeds = Int32Array.from(this.#names, seed_of);
   }
 
   /** "" = there are no nodes. */
   registrar_of(id: string): string {
+    const seeds = this.#seeds;
+    if (seeds.length === 0) return "";
     const hash = hash_of(id);
-    let best = "";
-    let best_weight = -1;
-    for (const node of this.#nodes) {
-      const weight = mix(hash ^ Math.imul(node.hash, 0x9e3779b1));
+    let best = 0;
+    let best_weight = weight_of(hash, seeds[0]!);
+    for (let index = 1; index < seeds.length; index++) {
+      const weight = weight_of(hash, seeds[index]!);
       if (weight <= best_weight) continue;
-      best = node.node_id;
+      best = index;
       best_weight = weight;
     }
-    return best;
+    return this.#names[best]!;
+  }
+}
+
+/** What differs between a view and the one before it. */
+export class ViewChange {
+  readonly number: number;
+  /** Members that have gone; also those of which there is another run. */
+  readonly lost: ReadonlySet<string>;
+  readonly #joined: readonly { readonly node_id: string; readonly seed: number }[];
+
+  constructor(before: View, view: View) {
+    this.number = view.number;
+    const is_lost = ({ node_id, run }: Member) => view.members.get(node_id)?.run !== run;
+    const lost = [...before.members.values()].filter(is_lost);
+    this.lost = new Set(lost.map(({ node_id }) => node_id));
+    this.#joined = [...view.members.keys()].filter((node_id) => !before.members.has(node_id))
+      .map((node_id) => ({ node_id, seed: seed_of(node_id) }));
+  }
+
+  /** Whether an id whose registrar was this one has another one now, or another run of it. */
+  moves(id: string, registrar: string): boolean {
+    if (this.lost.has(registrar)) return true;
+    if (this.#joined.length === 0) return false;
+    if (registrar === "") return true;
+    const hash = hash_of(id);
+    const weight = weight_of(hash, seed_of(registrar));
+    return this.#joined.some(({ node_id, seed }) => {
+      const other = weight_of(hash, seed);
+      return other > weight || other === weight && node_id < registrar;
+    });
   }
 }

@@ -5,7 +5,8 @@
  * has two owners, as long as a node that is no member any more acts as none: it fences itself
  * before its lease ends (membership.ts).
  */
-import { no_view, Rendezvous, type View } from "./mod.ts";
+import { type Slices, system_slices } from "./clock.ts";
+import { no_view, Rendezvous, type View, ViewChange } from "./mod.ts";
 
 /** What a registrar answers to a claim. */
 export type Granted =
@@ -31,6 +32,8 @@ interface Owner {
   readonly grant: number;
   /** By which the owner has it. */
   readonly held_by: number;
+  /** Number of the view in which this is known to be so. */
+  view: number;
 }
 
 /** What a registrar asks an owner. */
@@ -48,7 +51,11 @@ export type AskOwner = (node_id: string, request: HandOver) => Promise<"done" | 
 export class Registry {
   #view: View = no_view;
   #rendezvous = new Rendezvous([]);
+  /** Some are of earlier views: `#owner_of` says which of them still count. */
   readonly #owners = new Map<string, Owner>();
+  /** Changes of the view that not all owners were looked at for. */
+  #changes: ViewChange[] = [];
+  #sweeping = false;
   /** Members that have said what they hold, in this view. */
   readonly #announced = new Set<string>();
   #complete = Promise.withResolvers<void>();
@@ -57,7 +64,12 @@ export class Registry {
   #grant: number;
 
   /** @param first_grant greater than any that an earlier run of this node has used */
-  constructor(readonly node_id: string, readonly ask_owner: AskOwner, first_grant: number) {
+  constructor(
+    readonly node_id: string,
+    readonly ask_owner: AskOwner,
+    first_grant: number,
+    readonly slices: Slices = system_slices,
+  ) {
     this.#grant = first_grant;
   }
 
@@ -69,12 +81,8 @@ export class Registry {
     const before = this.#view;
     this.#view = view;
     this.#rendezvous = new Rendezvous(view.members.keys());
-    for (const [id, { node_id }] of this.#owners) {
-      const run = view.members.get(node_id)?.run;
-      const is_there = run !== undefined && run === before.members.get(node_id)?.run;
-      if (is_there && this.#rendezvous.registrar_of(id) === this.node_id) continue;
-      this.#owners.delete(id);
-    }
+    this.#changes.push(new ViewChange(before, view));
+    if (!this.#sweeping) void this.#sweep();
     this.#announced.clear();
     this.#complete.resolve(); // whoever waited sees that it is another view
     this.#complete = Promise.withResolvers<void>();
@@ -90,7 +98,7 @@ export class Registry {
     if (this.#announced.has(node_id)) return true;
     for (const [id, held_by] of held) {
       this.#grant = Math.max(this.#grant, held_by); // no later one has that number
-      this.#owners.set(id, { node_id, grant: ++this.#grant, held_by });
+      this.#set_owner(id, node_id, ++this.#grant, held_by);
     }
     if (is_last) this.#announced.add(node_id);
     if (this.#is_complete) this.#complete.resolve();
@@ -113,7 +121,7 @@ export class Registry {
 
   /** Whether an id is this node's to give, in this view, and nobody has it. */
   is_free(view: number, id: string): boolean {
-    return view === this.#view.number && this.#is_complete && !this.#owners.has(id) &&
+    return view === this.#view.number && this.#is_complete && this.#owner_of(id) === undefined &&
       this.#rendezvous.registrar_of(id) === this.node_id;
   }
 
@@ -128,8 +136,44 @@ export class Registry {
   release(speaker: Speaker, id: string, grant: number): void {
     if (!this.#is_heard(speaker)) return;
     const { node_id } = speaker;
-    const owner = this.#owners.get(id);
+    const owner = this.#owner_of(id);
     if (owner?.node_id === node_id && owner.held_by === grant) this.#owners.delete(id);
+  }
+
+  #set_owner(id: string, node_id: string, grant: number, held_by: number): void {
+    this.#owners.set(id, { node_id, grant, held_by, view: this.#view.number });
+  }
+
+  #owner_of(id: string): Owner | undefined {
+    const owner = this.#owners.get(id);
+    return owner !== undefined && this.#is_valid(id, owner) ? owner : undefined;
+  }
+
+  /** Whether it was this node's to name the owner, and the owner was there, ever since. */
+  #is_valid(id: string, owner: Owner): boolean {
+    for (const change of this.#changes) {
+      if (change.number <= owner.view) continue;
+      if (change.lost.has(owner.node_id) || change.moves(id, this.node_id)) return false;
+    }
+    owner.view = this.#view.number;
+    return true;
+  }
+
+  /** Forgets owners that do not count any more. A change that comes meanwhile has the next pass. */
+  async #sweep(): Promise<void> {
+    this.#sweeping = true;
+    while (this.#changes.length > 0) {
+      const { number } = this.#view;
+      let left = this.slices.ids;
+      for (const [id, owner] of this.#owners) {
+        if (!this.#is_valid(id, owner)) this.#owners.delete(id);
+        if (--left > 0) continue;
+        await this.slices.rest();
+        left = this.slices.ids;
+      }
+      this.#changes = this.#changes.filter((change) => change.number > number);
+    }
+    this.#sweeping = false;
   }
 
   /** Of the same view, and a member in it: another process of that name is not meant. */
@@ -146,7 +190,7 @@ export class Registry {
     }
     if (!this.#is_heard(speaker)) return { kind: "again" };
     const { view, node_id } = speaker;
-    const owner = this.#owners.get(id);
+    const owner = this.#owner_of(id);
     if (owner !== undefined && owner.node_id !== node_id) {
       let answer: "done" | "in_use" | "again";
       try {
@@ -159,7 +203,7 @@ export class Registry {
       if (answer === "again" || view !== this.#view.number) return { kind: "again" };
     }
     const grant = ++this.#grant;
-    this.#owners.set(id, { node_id, grant, held_by: grant });
+    this.#set_owner(id, node_id, grant, grant);
     return { kind: "granted", grant };
   }
 }

@@ -122,7 +122,7 @@ async function bench(args: string[]): Promise<number> {
   }
   const names = positionals.length > 0 ? positionals : ["fanout", "pairs"];
   if (names.join() === simulate_name) {
-    const simulated = simulate();
+    const simulated = await simulate();
     if (values.json) console.log(JSON.stringify(simulated, null, 2));
     else print_simulated(simulated);
     return 0;

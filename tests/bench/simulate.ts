@@ -3,8 +3,10 @@
  * registry and topic tree, one node whole and the rest in proportion. What is measured
  * on a sample says so. The network is virtual: messages are counted, not sent.
  */
+import { type Slices, system_clock, system_slices } from "../../core/cluster/clock.ts";
+import { Holdings } from "../../core/cluster/holdings.ts";
 import { Rendezvous, type View } from "../../core/cluster/mod.ts";
-import { type Announced, Registry } from "../../core/cluster/registry.ts";
+import { type Announced, type Granted, Registry } from "../../core/cluster/registry.ts";
 import { TopicTree } from "../../core/topic_tree.ts";
 
 const node_count = 100;
@@ -26,7 +28,9 @@ export interface Simulated {
   readonly moved_needlessly: number;
   readonly registry_bytes: number;
   readonly registry_view_ms: number;
+  readonly registry_block_ms: number;
   readonly holdings_view_ms: number;
+  readonly holdings_block_ms: number;
   readonly announced_ids: number;
   readonly announce_calls: number;
   /** Nodes at which somebody listens, by kind of topic. */
@@ -68,15 +72,48 @@ function rehash(names: readonly string[]) {
   return { hash_ns: ns, fullest, moved_share: moved / sample, moved_needlessly };
 }
 
+/** Slices of which each is timed: the event loop is held for so long. */
+class TimedSlices implements Slices {
+  readonly ids = system_slices.ids;
+  longest_ms = 0;
+  /** When the last slice ended. */
+  ended_ms = 0;
+  #began_ms = 0;
+
+  begin(): void {
+    this.#began_ms = performance.now();
+    this.longest_ms = 0;
+  }
+
+  end(): void {
+    this.ended_ms = performance.now();
+    this.longest_ms = Math.max(this.longest_ms, this.ended_ms - this.#began_ms);
+  }
+
+  async rest(): Promise<void> {
+    this.end();
+    await system_slices.rest();
+    this.#began_ms = performance.now();
+  }
+}
+
+/** Until nobody has asked for a rest for a while. */
+async function settled(slices: TimedSlices): Promise<void> {
+  do await new Promise((resolve) => setTimeout(resolve, 500)); while (
+    performance.now() - slices.ended_ms < 500
+  );
+}
+
 /** One node's registry, whole: what it takes, and how long a view without one node takes. */
-function registry_of(names: readonly string[]) {
+async function registry_of(names: readonly string[]) {
   const own = names[1]!;
-  const registry = new Registry(own, () => Promise.resolve("done"), 1e15);
+  const slices = new TimedSlices();
+  const registry = new Registry(own, () => Promise.resolve("done"), 1e15, slices);
   const first = view_of(1, names);
   registry.set_view(first);
   const rendezvous = new Rendezvous(names);
   const ids: Announced[] = [];
-  for (let n = 0; ids.length < per_node / 10; n++) {
+  for (let n = 0; ids.length < per_node; n++) {
     if (rendezvous.registrar_of(id_of(n)) === own) ids.push([id_of(n), n]);
   }
   const before = Deno.memoryUsage().heapUsed;
@@ -85,10 +122,45 @@ function registry_of(names: readonly string[]) {
     registry.announce({ view: 1, node_id, run: node_id }, held, true);
   }
   const bytes = (Deno.memoryUsage().heapUsed - before) / ids.length;
+  slices.begin();
   const begin_ms = performance.now();
   registry.set_view(view_of(2, names.slice(1)));
-  const registry_view_ms = (performance.now() - begin_ms) * 10;
-  return { registry_bytes: bytes, registry_view_ms };
+  await settled(slices);
+  const registry_view_ms = slices.ended_ms - begin_ms;
+  return { registry_bytes: bytes, registry_view_ms, registry_block_ms: slices.longest_ms };
+}
+
+/** What one node holds, whole: how long a view without one node takes, until all is said. */
+async function holdings_of(names: readonly string[]) {
+  const slices = new TimedSlices();
+  const registrars = {
+    claim: (_node: string, _view: number, claims: readonly unknown[]) => {
+      return Promise.resolve(claims.map((): Granted => ({ kind: "granted", grant: 1 })));
+    },
+    announce: () => Promise.resolve(true),
+    release: () => Promise.resolve(),
+  };
+  const holder = {
+    adopt: () => Promise.resolve(),
+    hand_over: () => Promise.resolve(true),
+    fence: () => {},
+  };
+  const membership = { may_act: () => true, check: () => {} };
+  const holdings = new Holdings(registrars, holder, membership, system_clock, slices);
+  holdings.set_view(view_of(1, names));
+  for (let first = 0; first < per_node; first += 10_000) {
+    const claims = Array.from(
+      { length: 10_000 },
+      (_, n) => holdings.claim(id_of(first + n), false),
+    );
+    await Promise.all(claims);
+  }
+  slices.begin();
+  const begin_ms = performance.now();
+  holdings.set_view(view_of(2, names.slice(1)));
+  await settled(slices);
+  const holdings_view_ms = slices.ended_ms - begin_ms;
+  return { holdings_view_ms, holdings_block_ms: slices.longest_ms };
 }
 
 /** At how many nodes a message is wanted: a tree of filters to the nodes of those who listen. */
@@ -117,17 +189,15 @@ function interest(): [string, number][] {
   ];
 }
 
-export function simulate(): Simulated {
+export async function simulate(): Promise<Simulated> {
   const names = Array.from({ length: node_count }, (_, n) => `node-${n}`);
   const rehashed = rehash(names);
-  // Of every id that a node holds, the registrar of the view before and of this one.
-  const holdings_view_ms = per_node * 2 * rehashed.hash_ns / 1e6;
   const announced_ids = per_node * rehashed.moved_share;
   const others = node_count - 1;
   const batches = Math.ceil(announced_ids / others / 1000);
   const announce_calls = others * others * batches;
-  const rest = { holdings_view_ms, announced_ids, announce_calls, interested: interest() };
-  return { ...rehashed, ...registry_of(names), ...rest };
+  const rest = { announced_ids, announce_calls, interested: interest() };
+  return { ...rehashed, ...await registry_of(names), ...await holdings_of(names), ...rest };
 }
 
 export function print_simulated(one: Simulated): void {
@@ -140,7 +210,9 @@ export function print_simulated(one: Simulated): void {
     ["registry of a node, an id", `${one.registry_bytes.toFixed(0)} B`],
     ["registry of a node", `${(one.registry_bytes * per_node / 1e6).toFixed(0)} MB`],
     ["lost node: registry's new view", `${one.registry_view_ms.toFixed(0)} ms`],
+    ["of that, the longest block", `${one.registry_block_ms.toFixed(1)} ms`],
     ["lost node: holdings' new view", `${one.holdings_view_ms.toFixed(0)} ms`],
+    ["of that, the longest block", `${one.holdings_block_ms.toFixed(1)} ms`],
     ["lost node: ids each node announces", `${one.announced_ids.toFixed(0)}`],
     ["lost node: calls between nodes", `${one.announce_calls}`],
     ["copies of a stored publish, as it is", `${node_count - 1}`],
@@ -155,4 +227,4 @@ export function print_simulated(one: Simulated): void {
   for (const [what, figure] of rows) console.log(`| ${what} | ${figure} |`);
 }
 
-if (import.meta.main) print_simulated(simulate());
+if (import.meta.main) print_simulated(await simulate());

@@ -3,6 +3,7 @@
  * that are simulated. The directory keeps what etcd promises: linearizable, leases that end no
  * earlier than their time, changes in order and each once.
  */
+import { sleep } from "../../core/cluster/clock.ts";
 import { Holdings, type Registrars } from "../../core/cluster/holdings.ts";
 import {
   type Changes,
@@ -18,6 +19,8 @@ import type { Log } from "../../core/log.ts";
 import { Host, type World } from "./virtual_world.ts";
 
 const call_timeout_ms = 500;
+/** How long a node has to do between two slices. */
+const slice_ms_max = 150;
 
 interface Record extends Stored {
   readonly lease: string;
@@ -203,8 +206,12 @@ export class SimNode {
       return this.#call(node_id, 3000, (node) => node.handlers.HandOver(request))
         .then(({ answer }) => answer);
     };
-    this.registry = new Registry(node_id, ask, world.now_ms * 1000);
-    this.holdings = new Holdings(this.#registrars(), holder_of(this), this.membership, clock);
+    // Views change between the slices, of a single id.
+    const rest = () => sleep(clock, world.between(0, slice_ms_max));
+    const slices = { ids: world.chance(0.8) ? 1 : 1000, rest };
+    this.registry = new Registry(node_id, ask, world.now_ms * 1000, slices);
+    const holder = holder_of(this);
+    this.holdings = new Holdings(this.#registrars(), holder, this.membership, clock, slices);
     this.handlers = session_handlers(this.membership, () => this.registry, () => this.holdings);
     this.#join();
   }
