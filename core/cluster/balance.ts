@@ -48,11 +48,14 @@ export class Balancer {
     const loads = this.#with_sent(others, time_ms);
     const total = loads.reduce((sum, { connections }) => sum + connections, own);
     const mean = total / (others.length + 1);
+    // Those that have come are in both for a while: it waits then, and is not at rest.
+    const counted = others.reduce((sum, { connections }) => sum + connections, own);
+    const counted_mean = counted / (others.length + 1);
     // What others say is a second old: less than is sent in that time is no difference.
     const margin = Math.max(mean * percent / 100, devices_per_s);
     if (percent === 0 || others.length === 0) return [];
     if (own > mean + margin) this.#is_sending = true;
-    else if (own <= mean + margin / 2) this.#is_sending = false;
+    else if (own <= counted_mean + margin / 2) this.#is_sending = false;
     if (!this.#is_sending) return [];
     const room = loads.map(({ to, connections }) => {
       return { to, room: Math.max(0, mean - connections) };
@@ -61,6 +64,7 @@ export class Balancer {
     if (all_room < 1) return [];
     const rate = Math.ceil(devices_per_s * time_ms / 1000);
     const count = Math.min(rate, Math.ceil(own - mean - margin / 2));
+    if (count <= 0) return [];
     let left = count;
     const moves: Move<Node>[] = [];
     for (const { to, room: own_room } of room.sort((a, b) => b.room - a.room)) {
