@@ -332,7 +332,10 @@ function expiry_tests(test: Register): void {
     assertEquals(gap, true);
     assert(messages.length >= 100 && messages.length <= 200, String(messages.length));
     assertEquals(messages.map(({ offset }) => offset).at(-1), 400);
-    assertEquals((await read_all(store, ["t/1"], store.first - 1)).gap, false);
+    // Retention may remove more between the look at where the log begins and the read.
+    await eventually("no gap", async () => {
+      return !(await read_all(store, ["t/1"], store.first - 1)).gap;
+    });
     assertEquals((await read_all(store, ["t/1"], store.head - 20)).gap, false);
     assertEquals(await store.append([message("t/1")]), 401);
   }, { messages_max: 100 });

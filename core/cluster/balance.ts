@@ -22,7 +22,7 @@ export interface Move<Node extends Load> {
   readonly count: number;
 }
 
-/** Devices that were sent are counted at neither end for about so long: they come, and it is told. */
+/** Devices that were sent are counted at neither end for about so long: until they have come. */
 const in_transit_ms = 4000;
 
 /** Devices that were sent to a node. */
