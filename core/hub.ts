@@ -396,14 +396,11 @@ export class Hub implements ReactorHandler {
   on_ended(conn: number, generation: number): void {
     const session = this.#session(conn, generation);
     if (session === undefined) return;
-    const end = () => {
+    this.router.when_answered(() => {
       this.#last_answers.when_paid(session, () => {
         if (this.#session(conn, generation) === session) this.drop(session, codes.peer_closed);
       });
-    };
-    // Who has published nothing that waits is not sent what others publish meanwhile.
-    if (session.appends_pending === 0) end();
-    else this.router.when_answered(end);
+    });
   }
 
   on_acked(conn: number, generation: number, seq: number): void {

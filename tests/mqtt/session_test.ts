@@ -92,7 +92,7 @@ suite.both(
     await first.acknowledge(sent[3]);
     await first.say({ type: "pubrec", packet_id: sent[5].packet_id, reason_code: 0 });
     await first.expect("pubrel");
-    await first.close();
+    await first.disconnect(); // whose stream only ends may be sent what is published meanwhile
     await publisher.publish(topic, "8", { qos: 1 });
     const again = await scene.connect(options);
     for (const n of [1, 2, 4, 5, 6, 7]) {
